@@ -1,0 +1,160 @@
+"""The `vertex-local` command."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vertex_local import config, daemon
+from vertex_local.config import LocalModeError, Root
+from vertex_local.lock import AlreadyServed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    args = _parser().parse_args(argv)
+    command: Callable[[Root, argparse.Namespace], int] = args.command
+    try:
+        return command(config.find_root(), args)
+    except LocalModeError as err:
+        print(f"vertex-local: {err}", file=sys.stderr)
+        return daemon.ALREADY_SERVED if isinstance(err, AlreadyServed) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def up(root: Root, args: argparse.Namespace) -> int:
+    """Start the server."""
+    if args.foreground:
+        from vertex_local.server import serve
+
+        serve(root, args.api_port, args.storage_port)
+        return 0
+    record = daemon.start(root, args.api_port, args.storage_port)
+    print(f"Local mode is running (process {record.pid}).")
+    print(f"  training API   {record.api_url}")
+    print(f"  Cloud Storage  {record.storage_url}")
+    print(f"  files          {root.path}")
+    return 0
+
+
+def down(root: Root, _args: argparse.Namespace) -> int:
+    """Stop the server."""
+    print("Local mode has stopped." if daemon.stop(root) else "Local mode was not running.")
+    return 0
+
+
+def status(root: Root, _args: argparse.Namespace) -> int:
+    """Show the server, the buckets and the jobs."""
+    record = daemon.find(root)
+    where = f"running (process {record.pid}, {record.api_url})" if record else "not running"
+    print(f"Local mode for {root.path}: {where}")
+    if root.database.is_file():
+        from vertex_local.report import print_buckets, print_jobs
+
+        print_buckets(root)
+        print_jobs(root)
+    return 0 if record else 3
+
+
+def env(root: Root, _args: argparse.Namespace) -> int:
+    """Print the exports that point a shell's programs at local mode."""
+    from vertex_local.kernel import environment
+
+    record = daemon.find(root)
+    if record is None:
+        raise LocalModeError("Local mode is not running. Start it with `vertex-local up`.")
+    for name, value in environment(record).items():
+        print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def run(root: Root, args: argparse.Namespace) -> int:
+    """Execute notebooks in local mode."""
+    from vertex_local import notebook
+
+    notebooks = [(notebook.read(path), path) for path in args.notebooks]
+    with daemon.running(root):
+        for content, path in notebooks:
+            print(f"Executed copy: {notebook.execute(content, path, args.output)}")
+    return 0
+
+
+def kernel_install(_root: Root, args: argparse.Namespace) -> int:
+    """Install the Jupyter kernel."""
+    from vertex_local.kernel import install
+
+    print(f"Installed the kernel in {install(args.prefix)}")
+    return 0
+
+
+def reset(root: Root, args: argparse.Namespace) -> int:
+    """Delete all buckets and jobs of this root."""
+    if not args.yes:
+        raise LocalModeError(
+            f"This deletes all buckets and jobs in {root.path}. Add --yes to do it."
+        )
+    daemon.stop(root)
+    for path in (root.buckets, root.jobs):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in root.path.glob(f"{root.database.name}*"):
+        path.unlink()
+    print(f"Deleted all buckets and jobs in {root.path}.")
+    return 0
+
+
+def doctor(root: Root, _args: argparse.Namespace) -> int:
+    """Check this machine and say what is wrong."""
+    from vertex_local.doctor import report
+
+    return report(root)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vertex-local",
+        description="Vertex AI training jobs and Cloud Storage on this machine. Everything is "
+        "kept in one folder: VERTEX_LOCAL_ROOT, else .vertex-local in the clone.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, command: Callable[[Root, argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        added.set_defaults(command=command)
+        return added
+
+    starting = add("up", up)
+    starting.add_argument("--foreground", action="store_true", help="stay, and print the log")
+    for service in ("api", "storage"):
+        starting.add_argument(
+            f"--{service}-port", type=int, default=0, help="TCP port (default: any free one)"
+        )
+    add("down", down)
+    add("status", status)
+    add("env", env)
+    running = add("run", run)
+    running.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    running.add_argument(
+        "--output",
+        type=Path,
+        default=config.find_root().path / "executed",
+        help="folder for the executed notebook and its HTML copy (default: %(default)s)",
+    )
+    kernels = commands.add_parser("kernel", help="the Jupyter kernel").add_subparsers(
+        metavar="COMMAND", required=True
+    )
+    installing = kernels.add_parser("install", help=kernel_install.__doc__)
+    installing.add_argument(
+        "--prefix", default=sys.prefix, help="where Jupyter looks (default: %(default)s)"
+    )
+    installing.set_defaults(command=kernel_install)
+    resetting = add("reset", reset)
+    resetting.add_argument("--yes", action="store_true", help="really delete")
+    add("doctor", doctor)
+    return parser

@@ -1,0 +1,130 @@
+"""Where local mode keeps things, and the few names and limits everything else agrees on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PROJECT = "vertex-local"
+PROJECT_NUMBER = "100000000000"
+DEFAULT_REGION = "us-central1"
+HOST = "127.0.0.1"  # loopback only: a server that runs code by design never listens elsewhere
+
+# The SDK sleeps 5 s between two polls of a job, so even a short job would cost 5 s. Instead a GET
+# of an active job waits this long for the job's next change before it answers …
+GET_WAITS_SECONDS = 5.0
+# … unless the same job was asked for just now: then it is not the SDK's loop that asks, but
+# somebody who reads `.state`, and the answer comes at once.
+GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
+
+
+class LocalModeError(Exception):
+    """Something the user can put right; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """The folder that holds everything local mode keeps.
+
+    Attributes:
+        path: absolute path of the folder; its parts are the properties below.
+    """
+
+    path: Path
+
+    @property
+    def buckets(self) -> Path:
+        """One folder per bucket; objects are plain files in it."""
+        return self.path / "buckets"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder per custom job: `job.log`, `package/` and `work/`."""
+        return self.path / "jobs"
+
+    @property
+    def database(self) -> Path:
+        """SQLite file with the job records."""
+        return self.path / "jobs.sqlite3"
+
+    @property
+    def record(self) -> Path:
+        """JSON file that tells clients where the running server listens."""
+        return self.path / "server.json"
+
+    @property
+    def lock(self) -> Path:
+        """File that the running server holds locked, so that there is one server per root."""
+        return self.path / "server.lock"
+
+    @property
+    def log(self) -> Path:
+        """Everything the server process prints."""
+        return self.path / "server.log"
+
+    def create(self) -> None:
+        """Make the folders, private to this user.
+
+        Raises:
+            LocalModeError: if the folder cannot be created or written.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.buckets, self.jobs):
+                folder.mkdir(exist_ok=True)
+            self.lock.touch(mode=0o600)
+        except OSError as err:
+            raise LocalModeError(
+                f"Local mode cannot write to its folder {self.path} ({err.strerror}). Give "
+                "yourself write permission there, or set VERTEX_LOCAL_ROOT to another folder."
+            ) from err
+
+
+def find_root() -> Root:
+    """Return the root folder: `VERTEX_LOCAL_ROOT`, else `.vertex-local` in the clone.
+
+    The clone is found from this file's own place; where the package was installed without its
+    clone, the current folder takes that part.
+    """
+    chosen = os.environ.get("VERTEX_LOCAL_ROOT")
+    if chosen:
+        return Root(Path(chosen).expanduser().absolute())
+    clone = Path(__file__).resolve().parents[2]
+    base = clone if (clone / "pyproject.toml").is_file() else Path.cwd()
+    return Root(base / ".vertex-local")
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """How to reach the running server of one root.
+
+    Attributes:
+        pid: process id of the server.
+        api_url: base URL of the training API, without a trailing slash.
+        storage_url: base URL of Cloud Storage, without a trailing slash.
+        token: bearer token that the training API asks for.
+    """
+
+    pid: int
+    api_url: str
+    storage_url: str
+    token: str
+
+    def write(self, path: Path) -> None:
+        """Save the record, readable by this user only, in one step."""
+        partial = path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(asdict(self), file)
+        os.replace(partial, path)
+
+    @classmethod
+    def read(cls, path: Path) -> ServerRecord | None:
+        """Return the saved record, or None if there is none that can be read."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,151 @@
+"""Checks this machine, one `[OK]` or `[FAIL]` line each: the first thing in every bug report."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from vertex_local import daemon, kernel, loopback
+from vertex_local.config import LocalModeError, Root
+
+DISTRIBUTION = "vertex-ai-workshop"
+TESTED_VERSIONS = Path(__file__).resolve().parents[1] / "tested-versions.txt"
+FREE_GB = 1.0  # a root with many runs of the lesson stays far below
+
+# A check yields what it found; it raises LocalModeError with the cure when something is wrong.
+Check = Callable[[Root], Iterator[str]]
+
+
+def report(root: Root) -> int:
+    """Print one line per finding; return 0 if nothing is wrong, else 1."""
+    failures = 0
+    for check in (python, packages, packaging_tool, ports, disk, kernel_spec, emulator):
+        try:
+            for finding in check(root):
+                print(f"[OK]   {finding}", flush=True)
+        except LocalModeError as err:
+            failures += 1
+            print(f"[FAIL] {err}", flush=True)
+    return 1 if failures else 0
+
+
+def python(_root: Root) -> Iterator[str]:
+    """Which interpreter this is; an older one than 3.10 cannot even import this module."""
+    yield f"Python {platform.python_version()} at {sys.executable}"
+
+
+def packages(_root: Root) -> Iterator[str]:
+    """Every package that the lesson uses directly is there, in a version that it supports."""
+    tested = _tested_versions()
+    for text in metadata.requires(DISTRIBUTION) or []:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            raise LocalModeError(
+                f"{requirement.name} is not installed. Run `python3 scripts/workshop.py run`."
+            ) from None
+        if not requirement.specifier.contains(version, prereleases=True):
+            raise LocalModeError(
+                f"{requirement.name} {version} does not suit; the lesson needs "
+                f"{requirement.specifier}. Run `python3 scripts/workshop.py run`."
+            )
+        expected = tested.get(requirement.name, version)
+        note = "" if version.split("+")[0] == expected else f" (tested with {expected})"
+        yield f"{requirement.name} {version}{note}"
+
+
+def packaging_tool(_root: Root) -> Iterator[str]:
+    """The SDK can pack a training script: it runs `setup.py sdist`."""
+    try:
+        import setuptools
+    except ImportError:
+        raise LocalModeError(
+            "setuptools is missing, without which the SDK cannot pack the training script. Run "
+            "`pip install setuptools`."
+        ) from None
+    yield f"setuptools {setuptools.__version__} can pack training scripts"
+
+
+def ports(_root: Root) -> Iterator[str]:
+    """Programs of this user may listen on the loopback interface."""
+    with loopback.listen(0) as one, loopback.listen(0) as other:
+        numbers = [listener.getsockname()[1] for listener in (one, other)]
+    yield f"free ports on 127.0.0.1, for example {numbers[0]} and {numbers[1]}"
+
+
+def disk(root: Root) -> Iterator[str]:
+    """The root can be written and has room."""
+    existing = next(path for path in (root.path, *root.path.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    if free < FREE_GB:
+        raise LocalModeError(
+            f"Only {free:.1f} GB are free at {existing}; local mode wants {FREE_GB:g} GB. Delete "
+            "something, or set VERTEX_LOCAL_ROOT to a folder on another disk."
+        )
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as err:
+        raise LocalModeError(
+            f"{existing} cannot be written ({err.strerror}). Give yourself write permission "
+            "there, or set VERTEX_LOCAL_ROOT to another folder."
+        ) from err
+    yield f"{free:.0f} GB free at {existing}"
+
+
+def kernel_spec(_root: Root) -> Iterator[str]:
+    """Jupyter knows the kernel, and it starts this Python."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        argv = KernelSpecManager().get_kernel_spec(kernel.NAME).argv
+    except NoSuchKernel:
+        raise LocalModeError(
+            f"The Jupyter kernel {kernel.NAME!r} is not installed. Run "
+            "`vertex-local kernel install`."
+        ) from None
+    if argv[0] != sys.executable:
+        raise LocalModeError(
+            f"The Jupyter kernel {kernel.NAME!r} starts {argv[0]}, not this environment's Python. "
+            "Run `vertex-local kernel install`."
+        )
+    yield f"Jupyter kernel {kernel.NAME!r} starts this Python"
+
+
+def emulator(root: Root) -> Iterator[str]:
+    """The server answers; one is started for the check if none is running."""
+    with daemon.running(root) as record:
+        for name, url in (
+            ("training API", f"{record.api_url}/healthz"),
+            ("Cloud Storage", f"{record.storage_url}/storage/v1/b"),
+        ):
+            try:
+                with urllib.request.urlopen(url, timeout=10):
+                    yield f"local mode's {name} answers at {url.split('/', 3)[2]}"
+            except OSError as err:
+                raise LocalModeError(
+                    f"Local mode's {name} does not answer ({err}). Run `vertex-local down`, then "
+                    f"try again; {root.log} may say why."
+                ) from err
+
+
+def _tested_versions() -> dict[str, str]:
+    """Return the version of each package that the lesson was tested with, on this Python."""
+    versions = {}
+    for line in TESTED_VERSIONS.read_text().splitlines() if TESTED_VERSIONS.is_file() else []:
+        if line.strip() and not line.startswith("#"):
+            pinned = Requirement(line)
+            if pinned.marker is None or pinned.marker.evaluate():
+                versions[pinned.name] = str(pinned.specifier).removeprefix("==")
+    return versions

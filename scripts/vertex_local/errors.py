@@ -1,0 +1,83 @@
+"""The answers that are not results: the only place where HTTP status codes are written."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from google.rpc import code_pb2
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+logger = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An error that the API reports to its caller, in Google's shape.
+
+    Attributes:
+        http: the HTTP status.
+        code: the canonical google.rpc code.
+    """
+
+    http = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = code_pb2.INTERNAL
+
+
+class InvalidArgument(ApiError):
+    """The request itself is wrong."""
+
+    http, code = HTTPStatus.BAD_REQUEST, code_pb2.INVALID_ARGUMENT
+
+
+class Unauthenticated(ApiError):
+    """The request does not carry this server's token."""
+
+    http, code = HTTPStatus.UNAUTHORIZED, code_pb2.UNAUTHENTICATED
+
+
+class PermissionDenied(ApiError):
+    """The request comes from a web page, or asks for another project."""
+
+    http, code = HTTPStatus.FORBIDDEN, code_pb2.PERMISSION_DENIED
+
+
+class NotFound(ApiError):
+    """There is no such resource."""
+
+    http, code = HTTPStatus.NOT_FOUND, code_pb2.NOT_FOUND
+
+
+class Unimplemented(ApiError):
+    """Vertex AI can do this; local mode cannot."""
+
+    http, code = HTTPStatus.NOT_IMPLEMENTED, code_pb2.UNIMPLEMENTED
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"works on Vertex AI, not in local mode: {feature}")
+
+
+def response(error: ApiError) -> JSONResponse:
+    """Return `error` as Google APIs write errors: https://cloud.google.com/apis/design/errors."""
+    status = code_pb2.Code.Name(error.code)
+    body = {"error": {"code": error.http.value, "message": str(error), "status": status}}
+    return JSONResponse(body, status_code=error.http.value)
+
+
+def handle_api_error(_request: Request, error: Exception) -> JSONResponse:
+    """Answer a request whose handler raised an ApiError."""
+    assert isinstance(error, ApiError)  # Starlette calls this for ApiError only
+    return response(error)
+
+
+def handle_http_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request for which there is no route or no such method."""
+    assert isinstance(error, HTTPException)  # Starlette calls this for HTTPException only
+    return response(Unimplemented(f"{request.method} {request.url.path}"))
+
+
+def handle_crash(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request whose handler failed in an unforeseen way; the log keeps the traceback."""
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return response(ApiError(f"local mode failed to answer: {error!r}; its server.log says more"))

@@ -1,0 +1,116 @@
+"""The Jupyter kernel `vertex-local`, and what it does before the first cell: set up the clients.
+
+Choosing this kernel is the only switch between Google Cloud and local mode. It uses the clients'
+public doors only; no code of Google's is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vertex_local import config, daemon
+from vertex_local.config import LocalModeError, ServerRecord
+
+NAME = "vertex-local"
+DISPLAY_NAME = "Python 3 (Vertex AI local mode)"
+
+
+def environment(record: ServerRecord) -> dict[str, str]:
+    """Return the environment variables that point clients at local mode.
+
+    GOOGLE_APPLICATION_CREDENTIALS is emptied, so that nothing finds a real account by accident.
+    """
+    return {
+        "STORAGE_EMULATOR_HOST": record.storage_url,
+        "GOOGLE_CLOUD_PROJECT": config.PROJECT,
+        "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
+        "GOOGLE_APPLICATION_CREDENTIALS": "",
+        # The storage client would ask for bucket metadata that only Cloud Trace needs.
+        "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
+        "VERTEX_LOCAL_API": record.api_url,
+        "VERTEX_LOCAL_TOKEN": record.token,
+    }
+
+
+def configure_clients(record: ServerRecord) -> None:
+    """Point this process's Google clients at local mode.
+
+    A later `aiplatform.init(project=…, location=…, staging_bucket=…)` keeps what is set here.
+    """
+    os.environ.update(environment(record))
+    from google.cloud import aiplatform
+    from google.oauth2.credentials import Credentials
+
+    aiplatform.init(
+        project=config.PROJECT,
+        location=config.DEFAULT_REGION,
+        api_endpoint=record.api_url,
+        api_transport="rest",
+        credentials=Credentials(token=record.token),
+    )
+
+
+def spec() -> dict[str, Any]:
+    """Return the kernel specification for this Python."""
+    return {
+        "argv": [sys.executable, "-m", "vertex_local.kernel", "-f", "{connection_file}"],
+        "display_name": DISPLAY_NAME,
+        "language": "python",
+        "metadata": {"debugger": True},
+    }
+
+
+def write_spec(folder: Path) -> None:
+    """Write `kernel.json` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.json").write_text(json.dumps(spec(), indent=1) + "\n")
+
+
+def install(prefix: str) -> str:
+    """Install the kernel specification below `prefix`; return the folder.
+
+    Raises:
+        LocalModeError: if that folder cannot be written.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_spec(Path(folder))
+        try:
+            path: str = KernelSpecManager().install_kernel_spec(folder, NAME, prefix=prefix)
+        except OSError as err:
+            raise LocalModeError(
+                f"The kernel cannot be installed below {prefix} ({err.strerror}). Use a virtual "
+                "environment of your own, or `vertex-local kernel install --prefix FOLDER`."
+            ) from err
+    return path
+
+
+def main() -> None:
+    """Run the kernel: start local mode if it is not running, set up the clients, then serve."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    app = IPKernelApp.instance()
+    app.initialize()  # before the SDK is imported: its logger takes hold of the stdout of then
+    # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    try:
+        configure_clients(daemon.ensure(config.find_root()))
+    except LocalModeError as err:
+        refuse_cells(app.shell, str(err))
+    app.start()
+
+
+def refuse_cells(shell: Any, reason: str) -> None:
+    """Let every cell fail with `reason`: without local mode, none may reach a real account."""
+    statement = f"raise RuntimeError({f'Local mode is not available. {reason}'!r})\n"
+    shell.input_transformers_cleanup.append(lambda _lines: [statement])
+
+
+if __name__ == "__main__":
+    main()

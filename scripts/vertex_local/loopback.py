@@ -1,0 +1,59 @@
+"""Listening on this machine only: sockets, and keeping web pages away from them.
+
+A page in the user's browser can send requests to 127.0.0.1 too. It cannot hide that it is a page:
+the browser adds an `Origin` or `Sec-Fetch-Site` header, or, when the page's own host name was made
+to point here, sends that name as `Host`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from vertex_local.config import HOST, LocalModeError
+
+OWN_NAMES = frozenset({HOST, "localhost", "::1"})
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on the loopback interface.
+
+    Args:
+        port: TCP port; 0 takes any free one.
+
+    Raises:
+        LocalModeError: if the port is taken or not allowed.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as err:
+        if isinstance(err, OSError) and err.errno == errno.EADDRINUSE:
+            raise LocalModeError(
+                f"Port {port} on {HOST} is in use by another program. Choose another port, or "
+                "leave the option out: local mode then takes a free one."
+            ) from err
+        raise LocalModeError(
+            f"Local mode cannot listen on port {port} ({err}). Choose a port from 1024 to 65535, "
+            "or leave the option out: local mode then takes a free one."
+        ) from err
+
+
+def url(listener: socket.socket) -> str:
+    """Return the base URL of a listening socket."""
+    return f"http://{HOST}:{listener.getsockname()[1]}"
+
+
+def refusal(headers: Mapping[str, str]) -> str | None:
+    """Return why a request is not one of this machine's own clients, or None if it may pass.
+
+    Args:
+        headers: the request's headers, looked up without regard to case.
+    """
+    host = urlsplit(f"//{headers.get('Host') or ''}").hostname
+    if host not in OWN_NAMES:
+        return f"local mode answers to {HOST} and localhost only, not to {host}"
+    if headers.get("Origin") or headers.get("Sec-Fetch-Site", "none") != "none":
+        return "local mode does not answer requests from web pages"
+    return None

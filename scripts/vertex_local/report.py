@@ -1,0 +1,43 @@
+"""What is in a root, for people: buckets and jobs as short tables."""
+
+from __future__ import annotations
+
+from google.cloud.aiplatform_v1.types import CustomJob
+
+from vertex_local import states
+from vertex_local.config import Root
+from vertex_local.store import Store
+
+NEWEST = 10
+
+
+def print_buckets(root: Root) -> None:
+    """Print one line per bucket: its name, number of objects and total size."""
+    folders = sorted(path for path in root.buckets.glob("[a-z0-9]*") if path.is_dir())
+    print(f"Buckets: {len(folders)}")
+    for folder in folders:
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        print(f"  gs://{folder.name:<40} {len(sizes):>5} objects {sum(sizes) / 1e6:>9.3f} MB")
+
+
+def print_jobs(root: Root) -> None:
+    """Print one line for each of the newest jobs, and the reason for those that failed."""
+    store = Store(root.database)
+    jobs = store.jobs()
+    store.close()
+    print(f"Jobs: {len(jobs)}" + (f", the newest {NEWEST}:" if len(jobs) > NEWEST else ""))
+    for job in reversed(jobs[-NEWEST:]):
+        state = job.state.name.removeprefix("JOB_STATE_")
+        print(f"  {_start(job)}  {state:<10} {_seconds(job):>8}  {job.display_name}")
+        if job.state == states.FAILED:
+            print(f"    {str(job.error.message).splitlines()[0]}")
+
+
+def _start(job: CustomJob) -> str:
+    return f"{job.create_time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _seconds(job: CustomJob) -> str:
+    if not (job.start_time and job.end_time):
+        return "-"
+    return f"{(job.end_time - job.start_time).total_seconds():.1f} s"

@@ -1,0 +1,93 @@
+"""Protobuf messages to and from REST JSON; nothing else in local mode knows JSON field names.
+
+Plain `json_format` is what the Google clients use as well. Two things need care: the clients ask
+for enums as numbers, and the SDK sends a training pipeline's job spec as a free-form Struct with
+snake_case keys, in which every number is a float.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import proto
+from google.cloud.aiplatform_v1.types import CustomJobSpec, TrainingPipeline
+from google.protobuf import json_format, struct_pb2
+
+from vertex_local.errors import InvalidArgument
+
+Message = TypeVar("Message", bound=proto.Message)
+
+TASK_DEFINITION = (
+    "gs://google-cloud-aiplatform/schema/trainingjob/definition/custom_task_1.0.0.yaml"
+)
+
+
+def parse(kind: type[Message], body: bytes) -> Message:
+    """Return the message of type `kind` that a request carries.
+
+    Raises:
+        InvalidArgument: if `body` is not JSON, or not such a message.
+    """
+    message: Message = kind()
+    try:
+        json_format.Parse(body, kind.pb(message))
+    except (json_format.ParseError, UnicodeDecodeError) as err:
+        raise InvalidArgument(f"Invalid JSON payload received. {err}") from err
+    return message
+
+
+def render(message: proto.Message) -> dict[str, Any]:
+    """Return `message` as a JSON-ready dict, enums as numbers."""
+    content: dict[str, Any] = json_format.MessageToDict(
+        type(message).pb(message), use_integers_for_enums=True
+    )
+    return content
+
+
+def job_spec(pipeline: TrainingPipeline) -> CustomJobSpec:
+    """Return the job spec inside a training pipeline's `training_task_inputs`.
+
+    Raises:
+        InvalidArgument: in the service's own words, if the inputs are not a custom job spec.
+    """
+    inputs = json_format.MessageToDict(TrainingPipeline.pb(pipeline).training_task_inputs)
+    spec = CustomJobSpec()
+    try:
+        json_format.ParseDict(_with_text_arguments(inputs), CustomJobSpec.pb(spec))
+    except (json_format.ParseError, AttributeError, TypeError) as err:
+        raise InvalidArgument(
+            "Unable to parse `training_pipeline.training_task_inputs` into custom task `inputs` "
+            f"defined in the file: {TASK_DEFINITION}"
+        ) from err
+    return spec
+
+
+def _with_text_arguments(inputs: Any) -> Any:
+    """Return `inputs` with numeric script arguments as text.
+
+    A Struct has floats only, so the SDK turns `args=["--epochs", 3]` into `3.0`; the job receives
+    "3.0". That is why the lesson passes strings.
+    """
+    if isinstance(inputs, dict):
+        return {
+            key: [arg if isinstance(arg, str) else str(arg) for arg in value]
+            if key == "args" and isinstance(value, list)
+            else _with_text_arguments(value)
+            for key, value in inputs.items()
+        }
+    if isinstance(inputs, list):
+        return [_with_text_arguments(item) for item in inputs]
+    return inputs
+
+
+def pipeline_metadata(custom_job_name: str) -> struct_pb2.Value:
+    """Return the `training_task_metadata` that names a pipeline's backing custom job."""
+    value = struct_pb2.Value()
+    value.struct_value["backingCustomJob"] = custom_job_name
+    return value
+
+
+def backing_job(pipeline: TrainingPipeline) -> str:
+    """Return the name of the custom job that runs this pipeline."""
+    metadata = TrainingPipeline.pb(pipeline).training_task_metadata
+    return str(metadata.struct_value["backingCustomJob"])

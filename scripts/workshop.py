@@ -1,0 +1,254 @@
+"""The workshop from one command: run | test | lab | doctor.
+
+Needs nothing but Python 3.10 or newer with pip. The first call makes a virtual environment in
+`.venv` and installs the versions that the lesson was tested with; later calls find it ready.
+
+    python3 scripts/workshop.py run      execute the episode in local mode, show what it made
+    python3 scripts/workshop.py test     run every test, the notebooks included
+    python3 scripts/workshop.py lab      open the episode in JupyterLab, in local mode
+    python3 scripts/workshop.py doctor   check this machine
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # before anything that an older Python would stumble over
+    sys.exit(
+        "workshop.py: Python 3.10 or newer is needed, and this is Python %d.%d. Install a newer "
+        "one, then run `python3.11 scripts/workshop.py …`, for example." % sys.version_info[:2]
+    )
+
+import argparse
+import hashlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import time
+import urllib.request
+import webbrowser
+from datetime import datetime
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+VENV = REPO / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "installed-for"
+PINS = REPO / "scripts" / "tested-versions.txt"
+EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
+ROOT = Path(os.environ.get("VERTEX_LOCAL_ROOT") or REPO / ".vertex-local").absolute()
+ARTIFACTS = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
+JUPYTER_SECONDS = 60
+
+
+class WorkshopError(Exception):
+    """Something the user can put right; the message says what is wrong and what to do."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("run", help="execute the episode in local mode")
+    commands.add_parser("test", help="run every test; further arguments go to pytest")
+    lab_parser = commands.add_parser("lab", help="open the episode in JupyterLab, in local mode")
+    lab_parser.add_argument("--no-browser", action="store_true", help="print the address only")
+    commands.add_parser("doctor", help="check this machine")
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "test":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    try:
+        if os.name != "posix":
+            raise WorkshopError("local mode needs Linux or macOS. On Windows, use WSL.")
+        if args.command == "run":
+            return run()
+        if args.command == "test":
+            return test(rest)
+        if args.command == "lab":
+            return lab(browser=not args.no_browser)
+        return doctor()
+    except WorkshopError as err:
+        print(f"workshop.py: {err}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run() -> int:
+    """Execute the episode in local mode on a clean root, then show the runs' folders."""
+    started = time.monotonic()
+    install()
+    set_root_aside()
+    print(f"Executing {EPISODE.name} in local mode:", flush=True)
+    if vertex_local("run", str(EPISODE)) != 0:
+        return 1
+    show_runs()
+    print(f"\nElapsed: {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def test(pytest_arguments: list[str]) -> int:
+    """Run every test, the notebooks under nbval included."""
+    install()
+    return subprocess.call([PYTHON, "-m", "pytest", *pytest_arguments], cwd=REPO)
+
+
+def lab(browser: bool) -> int:
+    """Open the episode in JupyterLab with the local-mode kernel already chosen."""
+    install()
+    was_running = is_running()
+    port, token = free_port(), secrets.token_urlsafe(24)
+    address = f"http://127.0.0.1:{port}"
+    jupyter = subprocess.Popen(
+        [str(PYTHON), "-m", "jupyterlab", "--no-browser", "--ServerApp.log_level=ERROR"]
+        + [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
+        + [f"--ServerApp.root_dir={REPO}"]
+        + (["--allow-root"] if os.geteuid() == 0 else [])
+    )
+    try:
+        path = str(EPISODE.relative_to(REPO))
+        open_session(address, token, path, jupyter)
+        page = f"{address}/lab/tree/{path}?token={token}"
+        print(f"JupyterLab: {page}\nStop it with Ctrl-C.", flush=True)
+        if browser:
+            webbrowser.open(page)
+        return jupyter.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        jupyter.terminate()
+        jupyter.wait()
+        if not was_running:
+            vertex_local("down")
+
+
+def doctor() -> int:
+    """Check this machine, one line per finding."""
+    if not is_installed():
+        print(f"[FAIL] {VENV} is not ready. Run `python3 scripts/workshop.py run`.")
+        return 1
+    print(f"[OK]   virtual environment {VENV}", flush=True)
+    return vertex_local("doctor")
+
+
+# --- Installation -------------------------------------------------------------------------------
+
+
+def install() -> None:
+    """Make `.venv` with the tested versions and the kernel, unless that is done already."""
+    if is_installed():
+        return
+    print(f"Installing the lesson's packages in {VENV} (some minutes, once) …", flush=True)
+    STAMP.unlink(missing_ok=True)
+    step(
+        [sys.executable, "-m", "venv", "--clear", str(VENV)],
+        "the virtual environment cannot be made. On Debian and Ubuntu, `sudo apt install "
+        "python3-venv` may be missing",
+    )
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    step(
+        [*pip, "--constraint", str(PINS), "--editable", f"{REPO}[test]"],
+        "pip could not install the packages; its last lines above say why. Check the network "
+        "and the free disk space, then run this command again",
+    )
+    step([str(PYTHON), "-m", "vertex_local", "kernel", "install"], "the kernel cannot be installed")
+    STAMP.write_text(fingerprint())
+
+
+def is_installed() -> bool:
+    """Return whether `.venv` was made completely, from the present lists of packages."""
+    return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == fingerprint()
+
+
+def fingerprint() -> str:
+    """Return what the content of `.venv` depends on, as one short text."""
+    parts = [(REPO / "pyproject.toml").read_bytes(), PINS.read_bytes(), str(REPO).encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def step(command: "list[str]", problem: str) -> None:
+    """Run one command of the installation; raise WorkshopError with `problem` if it fails."""
+    if subprocess.call(command, cwd=REPO) != 0:
+        raise WorkshopError(f"{problem}.")
+
+
+# --- Local mode ---------------------------------------------------------------------------------
+
+
+def vertex_local(*arguments: str) -> int:
+    """Run the `vertex-local` command of the virtual environment; return its exit status."""
+    return subprocess.call([PYTHON, "-m", "vertex_local", *arguments], cwd=REPO)
+
+
+def is_running() -> bool:
+    """Return whether a local-mode server answers for this root."""
+    command = [PYTHON, "-m", "vertex_local", "status"]
+    return subprocess.call(command, cwd=REPO, stdout=subprocess.DEVNULL) == 0
+
+
+def set_root_aside() -> None:
+    """Give the run an empty root; what was there before is kept under another name."""
+    if not ROOT.exists():
+        return
+    if is_running():
+        raise WorkshopError(
+            f"local mode is running for {ROOT}; a notebook may be using it. Stop it with "
+            f"`{VENV / 'bin' / 'vertex-local'} down`, then run this command again."
+        )
+    kept = ROOT.with_name(f"{ROOT.name}-until-{datetime.now():%Y%m%d-%H%M%S}")
+    try:
+        ROOT.rename(kept)
+    except OSError as err:
+        raise WorkshopError(f"{ROOT} cannot be set aside as {kept.name} ({err.strerror}).") from err
+    print(f"The buckets and jobs of earlier sessions are kept in {kept}")
+
+
+def show_runs() -> None:
+    """Print the folders of the CPU and the GPU run, as files that one can open."""
+    folders = sorted(ROOT.glob("buckets/*/artifacts/pytorch/*"))
+    if len(folders) != 2:
+        raise WorkshopError(f"expected two run folders below {ROOT / 'buckets'}, found {folders}.")
+    for name, folder in zip(("CPU", "GPU"), folders, strict=True):
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        if [str(path.relative_to(folder)) for path in files] != ARTIFACTS:
+            raise WorkshopError(f"expected {ARTIFACTS} in {folder}, found {files}.")
+        metrics = json.loads((folder / "metrics.json").read_text())
+        accuracy, device = metrics["final_val_accuracy"], metrics["device"]
+        print(f"\n{name} job: validation accuracy {accuracy:.4f}, ran on: {device}")
+        print(f"  gs://{folder.relative_to(ROOT / 'buckets')}/  =  {folder}")
+        for path in files:
+            print(f"  {path.stat().st_size:>8,} bytes  {path.name}")
+
+
+# --- JupyterLab ---------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def open_session(address: str, token: str, path: str, jupyter: "subprocess.Popen[bytes]") -> None:
+    """Start the local-mode kernel for a notebook; JupyterLab then opens it with that kernel."""
+    session = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "vertex-local"}}
+    request = urllib.request.Request(
+        f"{address}/api/sessions",
+        data=json.dumps(session).encode(),
+        headers={"Authorization": f"token {token}", "Content-Type": "application/json"},
+    )
+    deadline = time.monotonic() + JUPYTER_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=JUPYTER_SECONDS):
+                return
+        except OSError as err:
+            if jupyter.poll() is not None or time.monotonic() > deadline:
+                raise WorkshopError(f"JupyterLab does not start ({err}).") from err
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Fixtures that all tests share: one local mode for the session, a fresh bucket for each test."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.cloud import storage
+
+from vertex_local import daemon, kernel
+from vertex_local.config import Root, ServerRecord, find_root
+
+REPO = Path(__file__).resolve().parents[1]
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The clone."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def root() -> Root:
+    """The session's root; no server need be running for it."""
+    return find_root()
+
+
+@pytest.fixture(scope="session")
+def server(root: Root) -> ServerRecord:
+    """The session's server, with this process's Google clients pointed at it."""
+    record = daemon.ensure(root)
+    kernel.configure_clients(record)
+    return record
+
+
+@pytest.fixture
+def bucket(server: ServerRecord) -> Iterator[storage.Bucket]:
+    """A bucket that no other test uses."""
+    yield storage.Client().create_bucket(f"test-bucket-{next(_numbers)}")
+
+
+@pytest.fixture
+def own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Root]:
+    """A root for one test that starts and stops servers; nothing is left running."""
+    monkeypatch.setenv("VERTEX_LOCAL_ROOT", str(tmp_path / "root"))
+    root = find_root()
+    yield root
+    daemon.stop(root)
+
+
+@pytest.fixture(scope="session")
+def vertex_local() -> list[str]:
+    """The command line of `vertex-local`."""
+    return [sys.executable, "-m", "vertex_local"]
