@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if rest and args.command != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
     try:
         if os.name != "posix":
             raise WorkshopError("local mode needs Linux or macOS. On Windows, use WSL.")

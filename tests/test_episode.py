@@ -1,0 +1,168 @@
+"""The episode as a text: its form, and what it does with other data than the lesson's own.
+
+That its cells run is tested by nbval, which executes the notebook itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from google.cloud import storage
+
+
+NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
+LONGEST_CELL = 25
+FIRST_DATA_CELL, LAST_DATA_CELL = "FEATURES = [", "rules |= {"
+
+
+@pytest.fixture(scope="module")
+def cells(repo: Path) -> list[nbformat.NotebookNode]:
+    notebook = nbformat.read(repo / "notebooks" / NAME, as_version=4)
+    nbformat.validate(notebook)
+    return list(notebook.cells)
+
+
+@pytest.fixture(scope="module")
+def code(cells: list[nbformat.NotebookNode]) -> list[str]:
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def test_the_notebook_is_committed_without_outputs(cells: list[nbformat.NotebookNode]) -> None:
+    executed = [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]
+    assert executed == []
+
+
+def test_prose_stands_before_every_code_cell(cells: list[nbformat.NotebookNode]) -> None:
+    for before, cell in zip([None, *cells], cells, strict=False):
+        if cell.cell_type == "code":
+            assert before is not None and before.cell_type == "markdown", cell.source
+
+
+def test_cells_are_short_and_parse(code: list[str]) -> None:
+    for source in code:
+        assert len(source.splitlines()) <= LONGEST_CELL, source
+        plain = [line for line in source.splitlines() if not re.match(r"\s*[!%]", line)]
+        ast.parse("\n".join(plain))
+
+
+def test_no_cell_knows_where_it_runs(code: list[str]) -> None:
+    for source in code:
+        assert not re.search(r"local.?mode|vertex.?local|emulator", source, re.IGNORECASE), source
+
+
+def test_headings_never_skip_a_level_and_differ(cells: list[nbformat.NotebookNode]) -> None:
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^(#+) (.+)$", text, re.MULTILINE)
+    assert headings[0][0] == "#"
+    levels = [len(marks) for marks, _ in headings]
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels.count(1) == 1
+    titles = [title for _, title in headings]
+    assert len(titles) == len(set(titles))
+
+
+def test_the_attendee_edits_two_names_only(code: list[str]) -> None:
+    edits = [line for source in code for line in source.splitlines() if "# edit" in line]
+    assert [line.split(" = ")[0] for line in edits] == ["BUCKET_NAME", "LAST_NAME"]
+
+
+def prepare(code: list[str], bucket: storage.Bucket, folder: Path) -> dict[str, Any]:
+    """Run the notebook's own cells from reading the CSV to the arrays; return its names."""
+    names: dict[str, Any] = {
+        "bucket": bucket,
+        "BUCKET_NAME": bucket.name,
+        "CSV_NAME": "titanic_train.csv",
+        "WORK": folder,
+    } | {"io": io, "json": json, "np": np, "pd": pd}
+    first, last = (
+        next(i for i, source in enumerate(code) if start in source)
+        for start in (FIRST_DATA_CELL, LAST_DATA_CELL)
+    )
+    for source in code[first : last + 1]:
+        exec(compile(source, "<cell>", "exec"), names)
+    return names
+
+
+def upload(bucket: storage.Bucket, table: pd.DataFrame) -> None:
+    bucket.blob("titanic_train.csv").upload_from_string(table.to_csv(index=False))
+
+
+@pytest.fixture
+def table(repo: Path) -> pd.DataFrame:
+    return pd.read_csv(repo / "data" / "titanic_train.csv")
+
+
+def test_the_file_with_12_columns_gives_the_same_arrays(
+    code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    upload(bucket, table)
+    expected = prepare(code, bucket, tmp_path)
+
+    twelve = table.copy()
+    twelve.insert(3, "Name", 'Doe, Mr. John "Jack"')
+    twelve.insert(8, "Ticket", "A/5 21171")
+    twelve.insert(10, "Cabin", None)
+    assert twelve.shape[1] == 12
+    upload(bucket, twelve)
+    actual = prepare(code, bucket, tmp_path)
+    for name in ("X_train", "y_train", "X_val", "y_val"):
+        assert np.array_equal(expected[name], actual[name])
+
+
+def test_a_file_without_a_needed_column_is_refused_by_name(
+    code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    upload(bucket, table.drop(columns=["Fare", "Sex"]))
+    with pytest.raises(ValueError, match=r"lacks the columns \['Fare', 'Sex'\]"):
+        prepare(code, bucket, tmp_path)
+
+
+def test_nothing_is_fitted_on_the_validation_rows(
+    code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    upload(bucket, table)
+    before = prepare(code, bucket, tmp_path)
+    changed = table.copy()
+    rows = before["val_rows"].index
+    changed.loc[rows, ["Age", "Fare"]] = 1000.0
+    upload(bucket, changed)
+    after = prepare(code, bucket, tmp_path)
+    assert before["rules"] == after["rules"]
+    assert np.array_equal(before["X_train"], after["X_train"])
+    assert not np.array_equal(before["X_val"], after["X_val"])
+
+
+def test_the_saved_preprocessing_is_enough_to_make_the_arrays(
+    code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    upload(bucket, table)
+    names = prepare(code, bucket, tmp_path)
+    saved = json.loads((tmp_path / "preprocessing.json").read_text())
+    numbers = names["encode"](names["val_rows"], saved)
+    again = (numbers - np.array(saved["mean"])) / np.array(saved["scale"])
+    assert np.allclose(again, names["X_val"], atol=1e-6)
+    assert names["X_train"].dtype == np.float32
+    assert np.allclose(names["X_train"].mean(axis=0), 0, atol=1e-5)
+
+
+def test_missing_values_are_filled_from_the_training_rows(
+    code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    upload(bucket, table)
+    names = prepare(code, bucket, tmp_path)
+    assert names["rules"]["fill"]["Age"] == names["train_rows"]["Age"].median()
+    assert not np.isnan(names["X_train"]).any() and not np.isnan(names["X_val"]).any()
+
+
+def test_the_kernel_of_the_file_is_the_plain_one(repo: Path) -> None:
+    notebook = nbformat.read(repo / "notebooks" / NAME, as_version=4)
+    assert notebook.metadata.kernelspec.name == "python3"  # what Workbench has

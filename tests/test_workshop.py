@@ -1,0 +1,175 @@
+"""`workshop.py` as a newcomer types it, and what it says when something is in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from vertex_local import daemon
+from vertex_local.config import Root
+
+LIMIT_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def script(repo: Path) -> Path:
+    return repo / "scripts" / "workshop.py"
+
+
+@pytest.fixture(scope="module")
+def installed(repo: Path) -> None:
+    """These tests use the environment that `workshop.py` made; making one takes minutes."""
+    if Path(sys.prefix) != repo / ".venv":
+        pytest.skip("needs the environment that `workshop.py test` makes")
+
+
+def workshop(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+
+
+def test_an_older_python_gets_one_sentence(script: Path) -> None:
+    code = (
+        "import sys, runpy; sys.version_info = (3, 9, 18, 'final', 0); "
+        f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert len(finished.stderr.strip().splitlines()) == 1
+    assert "Python 3.10 or newer is needed, and this is Python 3.9" in finished.stderr
+
+
+def test_it_needs_only_the_standard_library(script: Path) -> None:
+    modules = re.findall(r"^(?:import|from) (\w+)", script.read_text(), re.MULTILINE)
+    assert set(modules) <= set(sys.stdlib_module_names)
+
+
+def test_run_executes_the_lesson_and_shows_what_it_made(
+    installed: None, script: Path, own_root: Root
+) -> None:
+    own_root.create()
+    old = own_root.buckets / "mine" / "thesis.txt"
+    old.parent.mkdir()
+    old.write_text("precious")
+
+    finished = workshop(script, "run")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "Installing" not in finished.stdout  # it was installed before
+
+    kept = re.search(r"earlier sessions are kept in (\S+)", finished.stdout)
+    assert kept is not None
+    assert (Path(kept[1]) / "buckets" / "mine" / "thesis.txt").read_text() == "precious"
+
+    runs = sorted(own_root.buckets.glob("doe-titanic/artifacts/pytorch/*"))
+    assert len(runs) == 2
+    for folder, name in zip(runs, ("CPU", "GPU"), strict=True):
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "eval_history.csv",
+            "metrics.json",
+            "model.pt",
+            "training.log",
+        ]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        line = f"{name} job: validation accuracy {metrics['final_val_accuracy']:.4f}, ran on: "
+        assert line + metrics["device"] in finished.stdout
+        assert str(folder) in finished.stdout
+    assert re.search(r"^Elapsed: \d+ s$", finished.stdout, re.MULTILINE)
+    assert len(list((own_root.path / "executed").glob("06-*"))) == 2  # the notebook and its HTML
+    assert daemon.find(own_root) is None
+
+
+def test_run_leaves_a_running_local_mode_alone(
+    installed: None, script: Path, own_root: Root
+) -> None:
+    record = daemon.start(own_root)
+    finished = workshop(script, "run")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("workshop.py: local mode is running")
+    assert daemon.find(own_root) == record
+
+
+def test_run_fails_when_a_cell_fails(
+    installed: None, repo: Path, own_root: Root, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(repo), str(clone)], check=True)
+    for name in ("pyproject.toml", "scripts/workshop.py", "scripts/tested-versions.txt"):
+        (clone / name).write_bytes((repo / name).read_bytes())
+    (clone / ".venv").symlink_to(repo / ".venv")
+    notebook = next((clone / "notebooks").glob("06-*.ipynb"))
+    broken = notebook.read_text().replace('CSV_NAME = \\"titanic_train.csv\\"', "CSV_NAME = gone")
+    assert broken != notebook.read_text()
+    notebook.write_text(broken)
+    code = (
+        f"import sys; sys.path.insert(0, {str(clone / 'scripts')!r}); import workshop; "
+        "workshop.is_installed = lambda: True; sys.exit(workshop.main(['run']))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_SECONDS
+    )
+    assert finished.returncode == 1
+    assert "failed: NameError: name 'gone' is not defined" in finished.stderr
+    assert "CPU job" not in finished.stdout
+
+
+def test_doctor_passes(installed: None, script: Path, own_root: Root) -> None:
+    finished = workshop(script, "doctor")
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.startswith("[OK]   virtual environment")
+    assert "[FAIL]" not in finished.stdout
+
+
+def test_doctor_says_that_nothing_is_installed(script: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "scripts" / "workshop.py"
+    copy.parent.mkdir()
+    copy.write_bytes(script.read_bytes())
+    (tmp_path / "pyproject.toml").touch()
+    (copy.parent / "tested-versions.txt").touch()
+    finished = workshop(copy, "doctor")
+    assert finished.returncode == 1
+    assert finished.stdout.startswith("[FAIL]") and "workshop.py run" in finished.stdout
+
+
+def test_lab_opens_the_episode_with_the_local_mode_kernel(
+    installed: None, script: Path, own_root: Root
+) -> None:
+    lab = subprocess.Popen(
+        [sys.executable, "-u", str(script), "lab", "--no-browser"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert lab.stdout is not None
+        address = next(
+            match for line in lab.stdout if (match := re.search(r"(http://\S+)/lab/(\S+)", line))
+        )
+        token = address[2].partition("?token=")[2]
+        url = f"{address[1]}/api/sessions?token={token}"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            sessions = json.load(answer)
+        assert [session["kernel"]["name"] for session in sessions] == ["vertex-local"]
+        assert sessions[0]["path"] == address[2].removeprefix("tree/").partition("?")[0]
+    finally:
+        os.kill(lab.pid, signal.SIGTERM)
+        lab.communicate(timeout=LIMIT_SECONDS)
+    assert daemon.find(own_root) is None  # started for the lab, so stopped after it
+
+
+def test_an_unknown_argument_is_refused(script: Path) -> None:
+    finished = workshop(script, "run", "--fast")
+    assert finished.returncode == 2
+    assert "unknown arguments: --fast" in finished.stderr
