@@ -33,7 +33,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 VENV = REPO / ".venv"
-PYTHON = VENV / "bin" / "python"
+PYTHON = str(VENV / "bin" / "python")
 STAMP = VENV / "installed-for"
 PINS = REPO / "scripts" / "tested-versions.txt"
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
@@ -104,7 +104,7 @@ def lab(browser: bool) -> int:
     port, token = free_port(), secrets.token_urlsafe(24)
     address = f"http://127.0.0.1:{port}"
     jupyter = subprocess.Popen(
-        [str(PYTHON), "-m", "jupyterlab", "--no-browser", "--ServerApp.log_level=ERROR"]
+        [PYTHON, "-m", "jupyterlab", "--no-browser", "--ServerApp.log_level=ERROR"]
         + [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
         + [f"--ServerApp.root_dir={REPO}"]
         + (["--allow-root"] if os.geteuid() == 0 else [])
@@ -149,19 +149,19 @@ def install() -> None:
         "the virtual environment cannot be made. On Debian and Ubuntu, `sudo apt install "
         "python3-venv` may be missing",
     )
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     step(
         [*pip, "--constraint", str(PINS), "--editable", f"{REPO}[test]"],
         "pip could not install the packages; its last lines above say why. Check the network "
         "and the free disk space, then run this command again",
     )
-    step([str(PYTHON), "-m", "vertex_local", "kernel", "install"], "the kernel cannot be installed")
+    step([PYTHON, "-m", "vertex_local", "kernel", "install"], "the kernel cannot be installed")
     STAMP.write_text(fingerprint())
 
 
 def is_installed() -> bool:
     """Return whether `.venv` was made completely, from the present lists of packages."""
-    return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == fingerprint()
+    return Path(PYTHON).exists() and STAMP.is_file() and STAMP.read_text() == fingerprint()
 
 
 def fingerprint() -> str:

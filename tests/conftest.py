@@ -33,7 +33,7 @@ def root() -> Root:
 def server(root: Root) -> ServerRecord:
     """The session's server, with this process's Google clients pointed at it."""
     record = daemon.ensure(root)
-    kernel.configure_clients(record)
+    kernel.configure_clients(root, record)
     return record
 
 

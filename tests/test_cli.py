@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import google.auth
+import google.auth.exceptions
 import nbformat
 import pytest
 
-from vertex_local import daemon, kernel
-from vertex_local.config import Root
+from vertex_local import cli, daemon, kernel
+from vertex_local.config import Root, ServerRecord
 
 
 def vertex_local(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    command = [sys.executable, "-m", "vertex_local", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    """Run the command to its end, in this process: what it imports is imported once."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = cli.main(list(arguments))
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def in_a_shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user types it."""
+    line = f'vertex-local() {{ "{sys.executable}" -m vertex_local "$@"; }}\n{command}'
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=300)
 
 
 def one_sentence(finished: subprocess.CompletedProcess[str]) -> str:
@@ -34,22 +46,21 @@ def test_up_status_env_down(own_root: Root) -> None:
     assert vertex_local("status").returncode == 3
     assert "is not running" in one_sentence(vertex_local("env"))
 
-    up = vertex_local("up")
+    up = in_a_shell("vertex-local up")
     assert up.returncode == 0, up.stderr
     record = daemon.find(own_root)
     assert record is not None and record.api_url in up.stdout
     assert own_root.record.stat().st_mode & 0o077 == 0  # the token is for this user only
 
     assert vertex_local("status").returncode == 0
-    shell = f'{vertex_local("env").stdout}\necho "$STORAGE_EMULATOR_HOST $GOOGLE_CLOUD_PROJECT"'
-    printed = subprocess.run(["sh", "-c", shell], capture_output=True, text=True).stdout
-    assert printed == f"{record.storage_url} vertex-local\n"
+    command = 'eval "$(vertex-local env)"; echo "$STORAGE_EMULATOR_HOST $GOOGLE_CLOUD_PROJECT"'
+    assert in_a_shell(command).stdout == f"{record.storage_url} vertex-local\n"
 
     second = one_sentence(vertex_local("up"))
     assert "already running" in second and str(record.pid) in second
     assert daemon.find(own_root) == record  # and the first is none the worse
 
-    assert vertex_local("down").returncode == 0
+    assert in_a_shell("vertex-local down").returncode == 0
     assert daemon.find(own_root) is None
     assert "was not running" in vertex_local("down").stdout
 
@@ -64,7 +75,7 @@ def test_a_port_in_use_is_named(own_root: Root, service: str) -> None:
 
 
 def test_a_port_out_of_range_is_refused(own_root: Root) -> None:
-    assert "cannot listen on port 70000" in one_sentence(vertex_local("up", "--api-port=70000"))
+    assert "There is no port 70000" in one_sentence(vertex_local("up", "--api-port=70000"))
 
 
 def test_a_root_that_cannot_be_written_is_named(
@@ -81,10 +92,11 @@ def test_a_killed_server_is_noticed_and_replaced(own_root: Root) -> None:
     record = daemon.start(own_root)
     os.kill(record.pid, 9)
     daemon._started[-1].wait()
-    assert own_root.record.exists()  # what a killed server leaves behind
     assert daemon.find(own_root) is None
     assert "not running" in vertex_local("status").stdout
-    assert daemon.start(own_root).pid != record.pid
+    again = daemon.start(own_root)
+    assert again.pid != record.pid
+    assert again.storage_url == record.storage_url  # a notebook's clients go on working
 
 
 def test_damaged_storage_metadata_is_reported_and_kept(own_root: Root) -> None:
@@ -113,7 +125,9 @@ def write_notebook(path: Path, *cells: str) -> Path:
     return path
 
 
-def test_run_executes_a_notebook_and_keeps_what_it_shows(own_root: Root, tmp_path: Path) -> None:
+def test_run_executes_a_notebook_and_keeps_what_it_shows(
+    server: ServerRecord, root: Root, tmp_path: Path
+) -> None:
     path = write_notebook(tmp_path / "good.ipynb", "x = 20", "print(x + 1)")
     finished = vertex_local("run", str(path), "--output", str(tmp_path / "out"))
     assert finished.returncode == 0, finished.stderr
@@ -122,7 +136,7 @@ def test_run_executes_a_notebook_and_keeps_what_it_shows(own_root: Root, tmp_pat
     assert executed.cells[1].outputs[0].text == "21\n"
     assert ">21\n" in (tmp_path / "out" / "good.html").read_text()
     assert "outputs" not in path.read_text() or '"outputs": []' in path.read_text()
-    assert daemon.find(own_root) is None  # started for the run, so stopped after it
+    assert daemon.find(root) == server  # it ran before, so it still does
 
 
 def test_run_explains_the_first_cell_that_fails(own_root: Root, tmp_path: Path) -> None:
@@ -134,6 +148,7 @@ def test_run_explains_the_first_cell_that_fails(own_root: Root, tmp_path: Path) 
     assert "bad.ipynb: code cell 1 of 2 failed: ZeroDivisionError: division by zero" in account
     assert "    1 / 0" in account and "    so far" in account
     assert (tmp_path / "out" / "bad.html").exists()
+    assert daemon.find(own_root) is None  # started for the run, so stopped after it
 
 
 @pytest.mark.parametrize(
@@ -166,6 +181,30 @@ def test_without_local_mode_every_cell_says_why(tmp_path: Path) -> None:
     )
     assert "Local mode is not available. Local mode cannot write" in finished.stderr
     assert "reached the cloud\n" not in finished.stdout
+
+
+def test_a_running_notebook_outlives_its_server(own_root: Root, tmp_path: Path) -> None:
+    kill = (
+        "import json, os, pathlib, signal\n"
+        f"record = json.loads(pathlib.Path({str(own_root.record)!r}).read_text())\n"
+        "os.kill(record['pid'], signal.SIGKILL)"
+    )
+    path = write_notebook(
+        tmp_path / "x.ipynb",
+        "from google.cloud import storage\nclient = storage.Client()\n"
+        "client.create_bucket('kept-bucket')",
+        kill,
+        "print([bucket.name for bucket in client.list_buckets()])",
+    )
+    finished = vertex_local("run", str(path), "--output", str(tmp_path))
+    assert finished.returncode == 0, finished.stderr
+    printed = nbformat.read(path, as_version=4).cells[2].outputs[0].text
+    assert "was started again" in printed and "['kept-bucket']" in printed
+
+
+def test_no_google_library_finds_an_account(server: ServerRecord) -> None:
+    with pytest.raises(google.auth.exceptions.DefaultCredentialsError):
+        google.auth.default()
 
 
 def test_kernel_install_writes_a_kernel_for_this_python(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_recipe_in_the_readme_makes_the_files_again(
     recipe = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
     assert recipe is not None
     script = tmp_path / "recipe.py"
-    script.write_text(recipe[1].replace("to_csv(\"", "to_csv(\"again-"))
+    script.write_text(recipe[1].replace('to_csv("', 'to_csv("again-'))
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script))
     for name in FILES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from google.cloud import storage
-
 
 NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
 LONGEST_CELL = 25
@@ -64,7 +64,7 @@ def test_headings_never_skip_a_level_and_differ(cells: list[nbformat.NotebookNod
     headings = re.findall(r"^(#+) (.+)$", text, re.MULTILINE)
     assert headings[0][0] == "#"
     levels = [len(marks) for marks, _ in headings]
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert levels.count(1) == 1
     titles = [title for _, title in headings]
     assert len(titles) == len(set(titles))

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,7 @@ def test_a_job_runs_the_script_with_its_arguments_and_environment(
     assert (environment["RANK"], environment["WORLD_SIZE"]) == ("0", "1")
     assert json.loads(environment["CLUSTER_SPEC"])["task"] == {"type": "workerpool0", "index": 0}
     assert "VERTEX_LOCAL_TOKEN" not in environment
+    assert environment["CLOUDSDK_CONFIG"].startswith(str(root.path))  # no real account in reach
 
     record = backing_job(job)
     number = record.name.rpartition("/")[2]
@@ -284,15 +286,15 @@ def test_a_timeout_ends_the_job(script: Path, bucket: storage.Bucket) -> None:
 def connect(root: Root) -> ServerRecord:
     """Start a server for `root` and point the clients at it."""
     record = daemon.start(root)
-    kernel.configure_clients(record)
+    kernel.configure_clients(root, record)
     return record
 
 
 @pytest.fixture
-def back_to(server: ServerRecord):  # type: ignore[no-untyped-def]
+def back_to(root: Root, server: ServerRecord) -> Iterator[None]:
     """Point the clients at the session's server again when the test is over."""
     yield
-    kernel.configure_clients(server)
+    kernel.configure_clients(root, server)
 
 
 def test_job_records_survive_a_restart(own_root: Root, back_to: None, script: Path) -> None:

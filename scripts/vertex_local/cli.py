@@ -68,7 +68,7 @@ def env(root: Root, _args: argparse.Namespace) -> int:
     record = daemon.find(root)
     if record is None:
         raise LocalModeError("Local mode is not running. Start it with `vertex-local up`.")
-    for name, value in environment(record).items():
+    for name, value in environment(root, record).items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
 

@@ -96,9 +96,21 @@ def find_root() -> Root:
     return Root(base / ".vertex-local")
 
 
+def without_account(root: Root) -> dict[str, str]:
+    """Return environment variables with which no Google library or tool finds a real account.
+
+    Sources: google.auth.environment_vars, and `gcloud topic configurations`.
+    """
+    return {
+        "GOOGLE_APPLICATION_CREDENTIALS": "",
+        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # where else a login would be found
+        "NO_GCE_CHECK": "true",  # do not ask whether this is a machine of Google's
+    }
+
+
 @dataclass(frozen=True)
 class ServerRecord:
-    """How to reach the running server of one root.
+    """How to reach the server of one root. Stays when the server ends, for the next one's ports.
 
     Attributes:
         pid: process id of the server.

@@ -103,6 +103,8 @@ def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
     while time.monotonic() < deadline:
         if record := find(root):  # ours, or that of another caller who was a moment faster
             return record
+        if process.poll() == ALREADY_SERVED and not lock.is_held(root):
+            return _launch(root, api_port, storage_port)  # the other one was about to end
         if process.poll() not in (None, ALREADY_SERVED):
             last = root.log.read_text(errors="replace").strip().splitlines()[-1:]
             raise LocalModeError("".join(last) or f"Local mode could not start; see {root.log}.")
@@ -119,7 +121,6 @@ def stop(root: Root) -> bool:
     """
     record = find(root)
     if record is None:
-        root.record.unlink(missing_ok=True)  # left by a server that was killed
         _forget(0)
         return False
     with suppress(ProcessLookupError):

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
-from google.cloud.aiplatform.utils import validate_region
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, TrainingPipeline
 
 from vertex_local import config, states, wire
@@ -118,10 +117,8 @@ def _canonical(name: str) -> str:
         raise PermissionDenied(
             f"Local mode has one project, {config.PROJECT!r}; there is no access to {project!r}."
         )
-    try:
-        validate_region(location)
-    except ValueError as err:
-        raise InvalidArgument(str(err)) from err
+    if not re.fullmatch(r"[a-z]+-[a-z]+\d+", location):  # the SDK knows the list of regions
+        raise InvalidArgument(f"{location!r} is not the name of a region, such as us-central1.")
     return f"projects/{config.PROJECT_NUMBER}/locations/{location}/{name[match.end() :]}"
 
 

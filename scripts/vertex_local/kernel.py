@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from vertex_local import config, daemon
-from vertex_local.config import LocalModeError, ServerRecord
+from vertex_local.config import LocalModeError, Root, ServerRecord
 
 NAME = "vertex-local"
 DISPLAY_NAME = "Python 3 (Vertex AI local mode)"
 
 
-def environment(record: ServerRecord) -> dict[str, str]:
-    """Return the environment variables that point clients at local mode.
-
-    GOOGLE_APPLICATION_CREDENTIALS is emptied, so that nothing finds a real account by accident.
-    """
-    return {
+def environment(root: Root, record: ServerRecord) -> dict[str, str]:
+    """Return the environment variables that point clients at local mode."""
+    return config.without_account(root) | {
         "STORAGE_EMULATOR_HOST": record.storage_url,
         "GOOGLE_CLOUD_PROJECT": config.PROJECT,
         "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
+        "CLOUDSDK_CORE_PROJECT": config.PROJECT,
         "GOOGLE_APPLICATION_CREDENTIALS": "",
         # The storage client would ask for bucket metadata that only Cloud Trace needs.
         "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
@@ -37,12 +35,12 @@ def environment(record: ServerRecord) -> dict[str, str]:
     }
 
 
-def configure_clients(record: ServerRecord) -> None:
+def configure_clients(root: Root, record: ServerRecord) -> None:
     """Point this process's Google clients at local mode.
 
     A later `aiplatform.init(project=…, location=…, staging_bucket=…)` keeps what is set here.
     """
-    os.environ.update(environment(record))
+    os.environ.update(environment(root, record))
     from google.cloud import aiplatform
     from google.oauth2.credentials import Credentials
 
@@ -99,11 +97,21 @@ def main() -> None:
     app.initialize()  # before the SDK is imported: its logger takes hold of the stdout of then
     # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    root = config.find_root()
     try:
-        configure_clients(daemon.ensure(config.find_root()))
+        configure_clients(root, daemon.ensure(root))
     except LocalModeError as err:
         refuse_cells(app.shell, str(err))
+    else:
+        app.shell.events.register("pre_run_cell", lambda _info: revive(root))
     app.start()
+
+
+def revive(root: Root) -> None:
+    """Start the server again if it was stopped or killed since the last cell, and say so."""
+    if daemon.find(root) is None:
+        configure_clients(root, daemon.ensure(root))
+        print("Local mode's server had stopped and was started again. Buckets and jobs are kept.")
 
 
 def refuse_cells(shell: Any, reason: str) -> None:

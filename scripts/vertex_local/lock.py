@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vertex_local.config import LocalModeError, Root
+
+# `is_held` takes the lock for an instant itself, so one refusal does not mean much.
+ATTEMPTS, PAUSE_SECONDS = 5, 0.02
 
 
 class AlreadyServed(LocalModeError):
@@ -21,13 +25,17 @@ def exclusive(root: Root) -> Iterator[None]:
         AlreadyServed: if another process holds it.
     """
     with open(root.lock, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise AlreadyServed(
-                f"Another local-mode server already serves {root.path}. Use that one, stop it "
-                "with `vertex-local down`, or set VERTEX_LOCAL_ROOT to another folder."
-            ) from err
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as err:
+                if not attempts_left:
+                    raise AlreadyServed(
+                        f"Another local-mode server already serves {root.path}. Use that one, stop "
+                        "it with `vertex-local down`, or set VERTEX_LOCAL_ROOT to another folder."
+                    ) from err
+                time.sleep(PAUSE_SECONDS)
         yield
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from vertex_local.config import HOST, LocalModeError
@@ -17,26 +18,32 @@ from vertex_local.config import HOST, LocalModeError
 OWN_NAMES = frozenset({HOST, "localhost", "::1"})
 
 
-def listen(port: int) -> socket.socket:
+def listen(port: int, preferred_url: str = "") -> socket.socket:
     """Return a socket that listens on the loopback interface.
 
     Args:
         port: TCP port; 0 takes any free one.
+        preferred_url: with port 0, take the port of this URL if it is free.
 
     Raises:
         LocalModeError: if the port is taken or not allowed.
     """
+    if not 0 <= port <= 65535:
+        raise LocalModeError(f"There is no port {port}. Choose one from 1024 to 65535.")
+    if port == 0 and preferred_url:
+        with suppress(OSError):
+            return socket.create_server((HOST, urlsplit(preferred_url).port or 0))
     try:
         return socket.create_server((HOST, port))
-    except (OSError, OverflowError) as err:
-        if isinstance(err, OSError) and err.errno == errno.EADDRINUSE:
+    except OSError as err:
+        if err.errno == errno.EADDRINUSE:
             raise LocalModeError(
                 f"Port {port} on {HOST} is in use by another program. Choose another port, or "
                 "leave the option out: local mode then takes a free one."
             ) from err
         raise LocalModeError(
-            f"Local mode cannot listen on port {port} ({err}). Choose a port from 1024 to 65535, "
-            "or leave the option out: local mode then takes a free one."
+            f"Local mode cannot listen on port {port} ({err.strerror}). Choose one from 1024 to "
+            "65535, or leave the option out: local mode then takes a free one."
         ) from err
 
 

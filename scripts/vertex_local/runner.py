@@ -22,14 +22,15 @@ from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
 from vertex_local import package, states
-from vertex_local.config import HOST, PROJECT_NUMBER, Root
+from vertex_local.config import HOST, PROJECT_NUMBER, Root, without_account
 from vertex_local.guard import Guard
 from vertex_local.store import Store
 
 logger = logging.getLogger(__name__)
 
 TERM_GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when a job is cancelled
-TAIL_LINES = 40  # how much of the log a failed job's message may carry
+TAIL_LINES = 40  # how much of the log a failed job's message may carry …
+TAIL_BYTES = 16_384  # … at most
 LEARNERS_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
 
 
@@ -91,9 +92,9 @@ class Runner:
         """End all jobs because the server stops, and wait until they have ended."""
         with self._lock:
             running = dict(self._running)
-        for name, job in running.items():
-            with suppress(ValueError):  # it ended by itself meanwhile
-                self.cancel(name)
+        for name in running:
+            self.cancel(name)
+        for job in running.values():
             job.thread.join()
         self._guard.close()
 
@@ -134,7 +135,7 @@ class Runner:
             process = subprocess.Popen(
                 [sys.executable, "-m", spec.python_module, *spec.args],
                 cwd=work,
-                env=environment(job, self._storage_url, paths),
+                env=environment(job, self._root, self._storage_url, paths),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -190,7 +191,7 @@ def job_id(job: CustomJob) -> str:
     return str(job.name).rpartition("/")[2]
 
 
-def environment(job: CustomJob, storage_url: str, paths: list[Path]) -> dict[str, str]:
+def environment(job: CustomJob, root: Root, storage_url: str, paths: list[Path]) -> dict[str, str]:
     """Return the environment variables of a job's process.
 
     What Vertex AI sets in a training container, the few variables that a process needs to run on
@@ -201,6 +202,7 @@ def environment(job: CustomJob, storage_url: str, paths: list[Path]) -> dict[str
     pool = spec.worker_pool_specs[0]
     region = str(job.name).split("/")[3]
     variables = {name: os.environ[name] for name in LEARNERS_ENVIRONMENT if name in os.environ}
+    variables |= without_account(root)
     variables |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -243,7 +245,9 @@ def failure_message(status: int, log: Path) -> str:
     The first sentence and the last are the service's own (seen on real jobs in February 2026);
     where the service links to Cloud Logging, local mode names the log file.
     """
-    lines = log.read_text(errors="replace").splitlines()
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
     tail = "\n".join(lines[max([*starts[-1:], len(lines) - TAIL_LINES]) :])
     reason = f" Termination reason: Error. \n{tail}\n\n" if tail else " "

@@ -34,10 +34,11 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
         LocalModeError: if the folder cannot be used or a port is taken.
     """
     root.create()
+    last = ServerRecord.read(root.record)  # its ports are in the clients of running notebooks
     with (
         exclusive(root),
-        loopback.listen(api_port) as api,
-        loopback.listen(storage_port) as storage,
+        loopback.listen(api_port, last.api_url if last else "") as api,
+        loopback.listen(storage_port, last.storage_url if last else "") as storage,
         Buckets(root, storage) as buckets,
         closing(Store(root.database)) as store,
     ):
@@ -54,7 +55,6 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
             record.write(root.record)
             server.run(sockets=[api])
         finally:
-            root.record.unlink(missing_ok=True)
             jobs.stop()
 
 
