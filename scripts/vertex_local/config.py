@@ -14,7 +14,7 @@ HOST = "127.0.0.1"  # loopback only: a server that runs code by design never lis
 
 # The SDK sleeps 5 s between two polls of a job, so even a short job would cost 5 s. Instead a GET
 # of an active job waits this long for the job's next change before it answers …
-GET_WAITS_SECONDS = 5.0
+GET_WAITS_SECONDS = 7.0
 # … unless the same job was asked for just now: then it is not the SDK's loop that asks, but
 # somebody who reads `.state`, and the answer comes at once.
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
