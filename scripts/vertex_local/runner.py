@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 TERM_GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when a job is cancelled
 TAIL_LINES = 40  # how much of the log a failed job's message may carry …
 TAIL_BYTES = 16_384  # … at most
-LEARNERS_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
 
 
 class JobFailure(Exception):
@@ -84,9 +84,16 @@ class Runner:
             process = running.process
         if process is not None:
             _signal_group(process, signal.SIGTERM)
-            timer = threading.Timer(TERM_GRACE_SECONDS, _signal_group, (process, signal.SIGKILL))
+            timer = threading.Timer(TERM_GRACE_SECONDS, self._kill, (name,))
             timer.daemon = True
             timer.start()
+
+    def _kill(self, name: str) -> None:
+        """Send SIGKILL to a job that still runs."""
+        with self._lock:  # while it is on the list, its process id belongs to nobody else
+            running = self._running.get(name)
+            if running is not None and running.process is not None:
+                _signal_group(running.process, signal.SIGKILL)
 
     def stop(self) -> None:
         """End all jobs because the server stops, and wait until they have ended."""
@@ -201,7 +208,7 @@ def environment(job: CustomJob, root: Root, storage_url: str, paths: list[Path])
     spec = job.job_spec
     pool = spec.worker_pool_specs[0]
     region = str(job.name).split("/")[3]
-    variables = {name: os.environ[name] for name in LEARNERS_ENVIRONMENT if name in os.environ}
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= without_account(root)
     variables |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
