@@ -43,6 +43,12 @@ class PermissionDenied(ApiError):
     http, code = HTTPStatus.FORBIDDEN, code_pb2.PERMISSION_DENIED
 
 
+class FailedPrecondition(ApiError):
+    """The resource is not in a state in which this can be done."""
+
+    http, code = HTTPStatus.BAD_REQUEST, code_pb2.FAILED_PRECONDITION
+
+
 class NotFound(ApiError):
     """There is no such resource."""
 

@@ -7,15 +7,23 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, TrainingPipeline
 
-from vertex_local import config, states, wire
-from vertex_local.errors import InvalidArgument, NotFound, PermissionDenied, Unimplemented
+from vertex_local import config, machines, states, wire
+from vertex_local.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unimplemented,
+)
+from vertex_local.filters import compile_filter
 from vertex_local.runner import Runner
 from vertex_local.store import Resource, Store
 
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
 NOT_IN_PIPELINES = ("input_data_config", "model_to_upload", "encryption_spec", "parent_model")
 NOT_IN_JOBS = (
     "enable_dashboard_access",
@@ -84,9 +92,47 @@ def get(service: Service, name: str) -> Resource:
     return resource
 
 
-def list_resources(service: Service, parent: str) -> list[Resource]:
-    """Return the resources of one kind in one region, newest first."""
-    return service.store.children(_canonical(parent))
+def list_resources(
+    service: Service, parent: str, expression: str, page_size: int, page_token: str
+) -> tuple[list[Resource], str]:
+    """Return one page of the matching resources, newest first, and the token of the next page.
+
+    A token is the name of the last resource of its page, so that jobs which start or are deleted
+    in between shift nothing.
+    """
+    if not 0 <= page_size <= MAX_PAGE_SIZE:
+        raise InvalidArgument(f"page_size must be between 0 and {MAX_PAGE_SIZE}, not {page_size}.")
+    matches = compile_filter(expression) if expression else lambda _resource: True
+    found = [each for each in service.store.children(_canonical(parent)) if matches(each)]
+    if page_token:
+        names = [each.name for each in found]
+        if page_token not in names:
+            raise InvalidArgument(f"Invalid page token: {page_token}")
+        found = found[names.index(page_token) + 1 :]
+    page = found[: page_size or DEFAULT_PAGE_SIZE]
+    return page, page[-1].name if len(page) < len(found) else ""
+
+
+def delete(service: Service, name: str) -> dict[str, Any]:
+    """Delete a resource that has ended; return the finished operation.
+
+    As on Vertex AI, a training pipeline and its custom job are two resources: each is deleted by
+    itself.
+    """
+    name = _canonical(name)
+    resource = service.store.get(name)
+    if resource is None:
+        raise _not_found(name)
+    if not states.is_final(resource.state):
+        raise FailedPrecondition(f"The resource {name} is still {resource.state.name}; cancel it.")
+    service.store.delete(name)
+    operation = f"{name.split('/locations/')[0]}/locations/{name.split('/')[3]}/operations"
+    return wire.finished_operation(f"{operation}/{_new_id()}")
+
+
+def get_operation(_service: Service, name: str) -> dict[str, Any]:
+    """Return an operation: local mode's are finished as soon as they exist."""
+    return wire.finished_operation(_canonical(name))
 
 
 def cancel(service: Service, name: str) -> None:
@@ -148,10 +194,7 @@ def _checked(spec: CustomJobSpec) -> CustomJobSpec:
             raise InvalidArgument(
                 f"job_spec.worker_pool_specs[0].python_package_spec.{name} must not be empty."
             )
-    if not pools[0].machine_spec.machine_type:
-        raise InvalidArgument(
-            "job_spec.worker_pool_specs[0].machine_spec.machine_type must not be empty."
-        )
+    machines.check(pools[0].machine_spec, "job_spec.worker_pool_specs[0].machine_spec")
     output = spec.base_output_directory.output_uri_prefix
     if output and not output.startswith("gs://"):
         raise InvalidArgument(

@@ -17,7 +17,8 @@ from vertex_local import errors, handlers, wire
 from vertex_local.access import OwnClientsOnly
 from vertex_local.handlers import Service
 
-PARENT = "/v1/projects/{project}/locations/{location}"
+PLACE = "/projects/{project}/locations/{location}"
+PARENT = f"/v1{PLACE}"
 KINDS = ("trainingPipelines", "customJobs")
 CREATORS = {
     "trainingPipelines": handlers.create_training_pipeline,
@@ -39,7 +40,13 @@ def application(service: Service, token: str) -> Starlette:
             Route(f"{PARENT}/{kind}", list_kind, methods=["GET"]),
             Route(f"{PARENT}/{kind}/{{id}}:cancel", cancel, methods=["POST"]),
             Route(f"{PARENT}/{kind}/{{id}}", get, methods=["GET"]),
+            Route(f"{PARENT}/{kind}/{{id}}", delete, methods=["DELETE"]),
         ]
+    # The SDK's client for operations asks below /ui/.
+    routes += [
+        Route(f"{version}{PLACE}/operations/{{id}}", get_operation, methods=["GET"])
+        for version in ("/v1", "/ui")
+    ]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(OwnClientsOnly, token=token)],
@@ -67,13 +74,34 @@ async def get(request: Request) -> Response:
 
 
 async def list_kind(request: Request) -> Response:
-    if unknown := set(request.query_params) - {"$alt"}:
+    query = request.query_params
+    if unknown := set(query) - {"$alt", "alt", "filter", "pageSize", "pageToken"}:
         raise errors.Unimplemented(f"list with {', '.join(sorted(unknown))}")
-    resources = await run_in_threadpool(
-        handlers.list_resources, request.app.state.service, _name(request)
+    page_size = query.get("pageSize", "0")
+    if not page_size.isdigit():
+        raise errors.InvalidArgument(f"pageSize must be a whole number, not {page_size!r}.")
+    resources, next_page = await run_in_threadpool(
+        handlers.list_resources,
+        request.app.state.service,
+        _name(request),
+        query.get("filter", ""),
+        int(page_size),
+        query.get("pageToken", ""),
     )
     kind = _name(request).rpartition("/")[2]
-    return JSONResponse({kind: [wire.render(resource) for resource in resources]})
+    listed = {kind: [wire.render(resource) for resource in resources]}
+    return JSONResponse(listed | ({"nextPageToken": next_page} if next_page else {}))
+
+
+async def delete(request: Request) -> Response:
+    operation = await run_in_threadpool(handlers.delete, request.app.state.service, _name(request))
+    return JSONResponse(operation)
+
+
+async def get_operation(request: Request) -> Response:
+    name = request.url.path.split("/", 2)[2]
+    operation = await run_in_threadpool(handlers.get_operation, request.app.state.service, name)
+    return JSONResponse(operation)
 
 
 async def cancel(request: Request) -> Response:

@@ -82,6 +82,12 @@ class Store:
                 )
             self._db.execute("COMMIT")
 
+    def delete(self, name: str) -> None:
+        """Forget one resource."""
+        with self._changed:
+            self._db.execute("DELETE FROM resources WHERE name = ?", (name,))
+            self._changed.notify_all()
+
     def get(self, name: str) -> Resource | None:
         """Return the resource called `name`, or None."""
         with self._changed:

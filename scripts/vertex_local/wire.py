@@ -44,6 +44,12 @@ def render(message: proto.Message) -> dict[str, Any]:
     return content
 
 
+def finished_operation(name: str) -> dict[str, Any]:
+    """Return a long-running operation that has ended well and has no result."""
+    empty = {"@type": "type.googleapis.com/google.protobuf.Empty"}
+    return {"name": name, "done": True, "response": empty}
+
+
 def job_spec(pipeline: TrainingPipeline) -> CustomJobSpec:
     """Return the job spec inside a training pipeline's `training_task_inputs`.
 
