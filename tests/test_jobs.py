@@ -260,7 +260,14 @@ def test_whatever_a_script_leaves_behind_ends_with_it(
 @pytest.mark.parametrize(
     ("options", "feature"),
     [
-        ({"replica_count": 2}, "several replicas"),
+        (
+            {
+                "replica_count": 2,
+                "reduction_server_replica_count": 1,
+                "reduction_server_container_uri": "any",
+            },
+            "container_spec",
+        ),
         ({"enable_web_access": True}, "enable_web_access"),
         ({"network": "projects/1/global/networks/n"}, "network"),
     ],

@@ -9,7 +9,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, TrainingPipeline
+from google.cloud.aiplatform_v1.types import (
+    CustomJob,
+    CustomJobSpec,
+    TrainingPipeline,
+    WorkerPoolSpec,
+)
 
 from vertex_local import config, machines, states, wire
 from vertex_local.errors import (
@@ -182,19 +187,13 @@ def _checked(spec: CustomJobSpec) -> CustomJobSpec:
     """Return `spec` if local mode can run it as it would run on Vertex AI."""
     _refuse_fields(spec, NOT_IN_JOBS)
     pools = spec.worker_pool_specs
-    if not pools:
-        raise InvalidArgument("job_spec.worker_pool_specs must not be empty.")
-    if len(pools) > 1 or pools[0].replica_count > 1:
-        raise Unimplemented("several replicas")
-    if pools[0].container_spec:
-        raise Unimplemented("container_spec: local mode runs Python packages")
-    package = pools[0].python_package_spec
-    for name in ("executor_image_uri", "package_uris", "python_module"):
-        if not getattr(package, name):
-            raise InvalidArgument(
-                f"job_spec.worker_pool_specs[0].python_package_spec.{name} must not be empty."
-            )
-    machines.check(pools[0].machine_spec, "job_spec.worker_pool_specs[0].machine_spec")
+    if not pools or pools[0].replica_count != 1:
+        raise InvalidArgument(
+            "job_spec.worker_pool_specs[0] must have exactly one replica, the primary."
+        )
+    for number, pool in enumerate(pools):
+        if pool.replica_count:  # an empty pool keeps the place of one that is not used
+            _check_pool(pool, f"job_spec.worker_pool_specs[{number}]")
     output = spec.base_output_directory.output_uri_prefix
     if output and not output.startswith("gs://"):
         raise InvalidArgument(
@@ -202,3 +201,12 @@ def _checked(spec: CustomJobSpec) -> CustomJobSpec:
             f"gs://BUCKET/FOLDER, not {output!r}."
         )
     return spec
+
+
+def _check_pool(pool: WorkerPoolSpec, place: str) -> None:
+    if pool.container_spec:
+        raise Unimplemented("container_spec: local mode runs Python packages")
+    for name in ("executor_image_uri", "package_uris", "python_module"):
+        if not getattr(pool.python_package_spec, name):
+            raise InvalidArgument(f"{place}.python_package_spec.{name} must not be empty.")
+    machines.check(pool.machine_spec, f"{place}.machine_spec")

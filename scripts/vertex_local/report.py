@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from vertex_local import states
+from vertex_local import runner, states
 from vertex_local.config import Root
 from vertex_local.store import Store
 
@@ -21,7 +21,7 @@ def print_buckets(root: Root) -> None:
 
 
 def print_jobs(root: Root) -> None:
-    """Print one line for each of the newest jobs, and the reason for those that failed."""
+    """Print one line for each of the newest jobs, why it failed, and what to know about it."""
     store = Store(root.database)
     jobs = store.jobs()
     store.close()
@@ -31,6 +31,8 @@ def print_jobs(root: Root) -> None:
         print(f"  {_start(job)}  {state:<10} {_seconds(job):>8}  {job.display_name}")
         if job.state == states.FAILED:
             print(f"    {str(job.error.message).splitlines()[0]}")
+        for note in runner.warnings(root, job):
+            print(f"    {note}")
 
 
 def _start(job: CustomJob) -> str:

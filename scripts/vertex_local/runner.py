@@ -1,4 +1,4 @@
-"""Runs custom jobs: one process group per job, its output in a log, its end in the store.
+"""Runs custom jobs: a process group per replica, its output in a log, its end in the store.
 
 Knows processes and files, not HTTP. A job is a record before it is a process, and whatever
 happens it ends in SUCCEEDED, FAILED or CANCELLED.
@@ -6,32 +6,38 @@ happens it ends in SUCCEEDED, FAILED or CANCELLED.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
-from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
+from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 from google.rpc import code_pb2
 
-from vertex_local import package, states
-from vertex_local.config import HOST, PROJECT_NUMBER, Root, without_account
+from vertex_local import images, package, states
+from vertex_local.config import Root
 from vertex_local.guard import Guard
+from vertex_local.replica import Replica, environment, replicas
 from vertex_local.store import Store
 
 logger = logging.getLogger(__name__)
 
+ROOM = max(2, os.cpu_count() or 1)  # how many jobs run at once; more wait in PENDING
+ATTEMPTS = 4  # a crash is retried up to three times, as on Vertex AI
+CRASHES = frozenset({6, 11, 128 + signal.SIGABRT, 128 + signal.SIGSEGV})  # exit status
 TERM_GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when a job is cancelled
+LOOK_SECONDS = 0.05  # how often to look after several replicas, or a place in the queue
+WARNING = "warning of local mode:"  # so that nobody takes it for the service's own words
 TAIL_LINES = 40  # how much of the log a failed job's message may carry …
 TAIL_BYTES = 16_384  # … at most
-PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
 
 
 class JobFailure(Exception):
@@ -39,11 +45,11 @@ class JobFailure(Exception):
 
 
 @dataclass
-class _Running:
+class _Active:
     """A job between its start and its end."""
 
     thread: threading.Thread
-    process: subprocess.Popen[bytes] | None = None
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     cancelled: bool = False
 
 
@@ -61,123 +67,198 @@ class Runner:
         self, root: Root, store: Store, fetch: Callable[[str], bytes], storage_url: str
     ) -> None:
         self._root, self._store, self._fetch, self._storage_url = root, store, fetch, storage_url
-        self._running: dict[str, _Running] = {}
+        self._active: dict[str, _Active] = {}
         self._lock = threading.Lock()
+        self._room = threading.Semaphore(ROOM)
         self._guard = Guard()
 
     def start(self, job: CustomJob) -> None:
-        """Start a job that the store holds as PENDING; returns once it is RUNNING."""
-        self._store.move(job.name, states.RUNNING)
-        thread = threading.Thread(target=self._watch, args=(job,), name=f"job-{job_id(job)}")
+        """Start a job that the store holds as PENDING, at once if there is room for it."""
+        room = self._room.acquire(blocking=False)
+        if room:
+            self._store.move(job.name, states.RUNNING)
+        thread = threading.Thread(target=self._watch, args=(job, room), name=f"job-{job_id(job)}")
         with self._lock:
-            self._running[job.name] = _Running(thread)
+            self._active[job.name] = _Active(thread)
         thread.start()
 
     def cancel(self, name: str) -> None:
-        """Ask a job to stop: SIGTERM for its group now, SIGKILL when its time is up."""
+        """Ask a job to stop: SIGTERM for its groups now, SIGKILL when its time is up."""
         with self._lock:
-            running = self._running.get(name)
-            if running is None or running.cancelled:
+            active = self._active.get(name)
+            if active is None or active.cancelled:
                 return
-            running.cancelled = True
+            active.cancelled = True
             self._store.move(name, states.CANCELLING)
-            process = running.process
-        if process is not None:
-            _signal_group(process, signal.SIGTERM)
-            timer = threading.Timer(TERM_GRACE_SECONDS, self._kill, (name,))
-            timer.daemon = True
-            timer.start()
-
-    def _kill(self, name: str) -> None:
-        """Send SIGKILL to a job that still runs."""
-        with self._lock:  # while it is on the list, its process id belongs to nobody else
-            running = self._running.get(name)
-            if running is not None and running.process is not None:
-                _signal_group(running.process, signal.SIGKILL)
+            _signal_groups(active.processes, signal.SIGTERM)
+        timer = threading.Timer(TERM_GRACE_SECONDS, self._kill, (name,))
+        timer.daemon = True
+        timer.start()
 
     def stop(self) -> None:
         """End all jobs because the server stops, and wait until they have ended."""
         with self._lock:
-            running = dict(self._running)
-        for name in running:
+            active = dict(self._active)
+        for name in active:
             self.cancel(name)
-        for job in running.values():
+        for job in active.values():
             job.thread.join()
         self._guard.close()
 
-    def log_path(self, job: CustomJob) -> Path:
-        """Return the file that receives everything the job prints."""
-        return self._root.jobs / job_id(job) / "job.log"
+    def _kill(self, name: str) -> None:
+        """Send SIGKILL to a job that is still active."""
+        with self._lock:  # while it is on the list, its process ids belong to nobody else
+            if name in self._active:
+                _signal_groups(self._active[name].processes, signal.SIGKILL)
 
-    def _watch(self, job: CustomJob) -> None:
-        """Run a job from start to end. The border where any failure becomes a final state."""
+    def _watch(self, job: CustomJob, room: bool) -> None:
+        """Bring a job from start to end. The border where any failure becomes a final state."""
         state, error, code = states.FAILED, "", int(code_pb2.INTERNAL)
         try:
-            self._run(job)
-            state, code = states.SUCCEEDED, int(code_pb2.OK)
+            room = room or self._wait_for_room(job)
+            if room:
+                self._run(job)
+                state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, package.BadPackage) as err:
             error, code = str(err), int(code_pb2.INVALID_ARGUMENT)
         except Exception as err:
             logger.exception("job %s", job.name)
             error = f"Local mode could not run the job: {err!r}"
         finally:
+            if room:
+                self._room.release()
             with self._lock:
-                running = self._running.pop(job.name)
-                if running.cancelled:
+                if self._active.pop(job.name).cancelled:
                     state, code = states.CANCELLED, int(code_pb2.CANCELLED)
                     error = "The job was cancelled."
                 self._store.move(job.name, state, error, code)
 
+    def _wait_for_room(self, job: CustomJob) -> bool:
+        """Wait in PENDING; return whether the job may run now, or was cancelled meanwhile."""
+        while not self._room.acquire(timeout=LOOK_SECONDS):
+            if self._active[job.name].cancelled:
+                return False
+        with self._lock:
+            cancelled = self._active[job.name].cancelled
+            if not cancelled:
+                self._store.move(job.name, states.RUNNING)
+        if cancelled:
+            self._room.release()
+        return not cancelled
+
     def _run(self, job: CustomJob) -> None:
-        """Unpack the job's packages, run its module, raise JobFailure unless it exits with 0."""
+        """Run a job's replicas until they succeed; raise JobFailure if they do not."""
         folder = self._root.jobs / job_id(job)
-        work = folder / "work"
-        work.mkdir(parents=True)
-        spec = job.job_spec.worker_pool_specs[0].python_package_spec
-        paths = [
-            package.unpack(self._fetch_package(uri), folder / "package" / str(index))
-            for index, uri in enumerate(spec.package_uris)
-        ]
-        with open(self.log_path(job), "wb") as log:
-            process = subprocess.Popen(
+        folder.mkdir(parents=True)
+        say = ServiceLog(folder / "service.log")
+        for uri in sorted({r.python_package_spec.executor_image_uri for r in _pools(job)}):
+            if note := images.warning(uri, datetime.now(timezone.utc).date()):
+                say(f"{WARNING} {note}")
+        say("Job is preparing.")
+        modules = {
+            uri: package.unpack(self._fetch_package(uri), folder / "package" / str(index))
+            for index, uri in enumerate(_package_uris(job))
+        }
+        say("Job is running.")
+        deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
+        for attempt in range(1, ATTEMPTS + 1):
+            failed = self._attempt(job, modules, folder, deadline)
+            if failed is None:
+                say("Job completed successfully.")
+                return
+            replica, status = failed
+            say(f"The replica {replica.name} exited with a non-zero status of {status}.")
+            if status not in CRASHES or job.job_spec.scheduling.disable_retries:
+                break
+            if attempt < ATTEMPTS:
+                say(f"The program crashed; attempt {attempt + 1} of {ATTEMPTS}.")
+        raise JobFailure(failure_message(replica, status, log_path(folder, replica)))
+
+    def _attempt(
+        self, job: CustomJob, modules: dict[str, Path], folder: Path, deadline: float
+    ) -> tuple[Replica, int] | None:
+        """Start all replicas and wait for the end; return the one that failed and its status."""
+        everyone = replicas(job.job_spec)
+        with self._processes(job, everyone, modules, folder) as processes:
+            while (end := _end(processes)) is None:
+                if time.monotonic() > deadline:
+                    seconds = _timeout(job.job_spec)
+                    raise JobFailure(f"The job ran longer than its timeout of {seconds:g} seconds.")
+                _wait(processes, deadline)
+            number, status = end
+            if number == 0 and len(processes) > 1:
+                _stop_workers(processes[1:])
+        return None if status == 0 else (everyone[number], status)
+
+    @contextmanager
+    def _processes(
+        self, job: CustomJob, everyone: Sequence[Replica], modules: dict[str, Path], folder: Path
+    ) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """Run a process per replica; nothing of them is left at the end of the context."""
+        processes: list[subprocess.Popen[bytes]] = []
+        with ExitStack() as guarded:
+            try:
+                for replica in everyone:
+                    process = self._launch(job, replica, everyone, modules, folder)
+                    processes.append(process)
+                    guarded.enter_context(self._guard.watching(process.pid))
+                with self._lock:
+                    active = self._active[job.name]
+                    active.processes = processes
+                    if active.cancelled:  # in the moment before there was anything to signal
+                        _signal_groups(processes, signal.SIGTERM)
+                yield processes
+            finally:
+                _signal_groups(processes, signal.SIGKILL)  # and whatever the scripts left behind
+                for process in processes:
+                    process.wait()
+
+    def _launch(
+        self,
+        job: CustomJob,
+        replica: Replica,
+        everyone: Sequence[Replica],
+        modules: dict[str, Path],
+        folder: Path,
+    ) -> subprocess.Popen[bytes]:
+        spec = replica.spec.python_package_spec
+        work = folder / "work" / replica.name
+        work.mkdir(parents=True, exist_ok=True)
+        paths = [modules[uri] for uri in spec.package_uris]
+        with open(log_path(folder, replica), "ab") as log:
+            return subprocess.Popen(
                 [sys.executable, "-m", spec.python_module, *spec.args],
                 cwd=work,
-                env=environment(job, self._root, self._storage_url, paths),
+                env=environment(job, replica, everyone, self._root, self._storage_url, paths),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            with self._guard.watching(process.pid):
-                status = self._wait(job, process)
-        if status is None:
-            raise JobFailure(
-                f"The job ran longer than its timeout of {_timeout(job.job_spec):g} seconds."
-            )
-        if status != 0:
-            raise JobFailure(failure_message(status, self.log_path(job)))
-
-    def _wait(self, job: CustomJob, process: subprocess.Popen[bytes]) -> int | None:
-        """Return the exit status as a shell would give it, or None if the time ran out."""
-        with self._lock:
-            self._running[job.name].process = process
-            cancelled_early = self._running[job.name].cancelled
-        if cancelled_early:
-            _signal_group(process, signal.SIGKILL)
-        try:
-            status = process.wait(_timeout(job.job_spec))
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _signal_group(process, signal.SIGKILL)  # whatever the script left behind
-            process.wait()
-        return status if status >= 0 else 128 - status
 
     def _fetch_package(self, uri: str) -> bytes:
         try:
             return self._fetch(uri)
         except FileNotFoundError as err:
             raise JobFailure(f"The training package {uri} cannot be downloaded: {err}") from err
+
+
+class ServiceLog:
+    """What the service itself says about a job, beside what the script prints."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, text: str) -> None:
+        with open(self._path, "a") as file:
+            file.write(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+
+
+def warnings(root: Root, job: CustomJob) -> list[str]:
+    """Return the warnings in a job's service log."""
+    log = root.jobs / job_id(job) / "service.log"
+    lines = log.read_text().splitlines() if log.is_file() else []
+    return [WARNING + line.partition(WARNING)[2] for line in lines if WARNING in line]
 
 
 def recover(store: Store) -> None:
@@ -198,55 +279,12 @@ def job_id(job: CustomJob) -> str:
     return str(job.name).rpartition("/")[2]
 
 
-def environment(job: CustomJob, root: Root, storage_url: str, paths: list[Path]) -> dict[str, str]:
-    """Return the environment variables of a job's process.
-
-    What Vertex AI sets in a training container, the few variables that a process needs to run on
-    this machine at all, and the address of the emulated Cloud Storage. Nothing else of the
-    server's own environment reaches the job.
-    """
-    spec = job.job_spec
-    pool = spec.worker_pool_specs[0]
-    region = str(job.name).split("/")[3]
-    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    variables |= without_account(root)
-    variables |= {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "PYTHONUNBUFFERED": "1",
-        "STORAGE_EMULATOR_HOST": storage_url,
-        "CLOUD_ML_PROJECT_ID": PROJECT_NUMBER,
-        "CLOUD_ML_REGION": region,
-        "CLOUD_ML_JOB_ID": job_id(job),
-        "CLUSTER_SPEC": _cluster_spec(spec),
-        # Per node, as the prebuilt PyTorch images set them.
-        "MASTER_ADDR": HOST,
-        "MASTER_PORT": "2222",
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-    }
-    base = str(spec.base_output_directory.output_uri_prefix).rstrip("/")
-    if base:
-        variables |= {
-            "AIP_MODEL_DIR": f"{base}/model/",
-            "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
-            "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/",
-        }
-    if not pool.machine_spec.accelerator_count:
-        variables["CUDA_VISIBLE_DEVICES"] = ""  # a job sees a GPU only if it asked for one
-    for item in pool.python_package_spec.env:
-        variables[item.name] = expand(item.value, variables)
-    return variables
+def log_path(folder: Path, replica: Replica) -> Path:
+    """Return the file in a job's folder that receives everything a replica prints."""
+    return folder / ("job.log" if replica.rank == 0 else f"{replica.name}.log")
 
 
-def expand(value: str, variables: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` by that variable's value, as Vertex AI does; unknown names stay."""
-    for name, known in variables.items():
-        value = value.replace(f"$({name})", known)
-    return value
-
-
-def failure_message(status: int, log: Path) -> str:
+def failure_message(replica: Replica, status: int, log: Path) -> str:
     """Return what Vertex AI writes into a failed job's error, with the log's last lines.
 
     The first sentence and the last are the service's own (seen on real jobs in February 2026);
@@ -259,33 +297,59 @@ def failure_message(status: int, log: Path) -> str:
     tail = "\n".join(lines[max([*starts[-1:], len(lines) - TAIL_LINES]) :])
     reason = f" Termination reason: Error. \n{tail}\n\n" if tail else " "
     return (
-        f"The replica workerpool0-0 exited with a non-zero status of {status}.{reason}"
+        f"The replica {replica.name} exited with a non-zero status of {status}.{reason}"
         f"To find out more about why your job exited please check the logs: {log}"
     )
 
 
-def _cluster_spec(spec: CustomJobSpec) -> str:
-    package_spec = spec.worker_pool_specs[0].python_package_spec
-    job = {
-        "python_module": package_spec.python_module,
-        "package_uris": list(package_spec.package_uris),
-        "job_args": list(package_spec.args),
-    }
-    return json.dumps(
-        {
-            "cluster": {"workerpool0": [f"{HOST}:2222"]},
-            "environment": "cloud",
-            "task": {"type": "workerpool0", "index": 0},
-            "job": json.dumps(job),
-        }
-    )
+def _pools(job: CustomJob) -> list[WorkerPoolSpec]:
+    return [pool for pool in job.job_spec.worker_pool_specs if pool.replica_count]
+
+
+def _package_uris(job: CustomJob) -> list[str]:
+    uris = [uri for pool in _pools(job) for uri in pool.python_package_spec.package_uris]
+    return list(dict.fromkeys(uris))
 
 
 def _timeout(spec: CustomJobSpec) -> float | None:
-    seconds = spec.scheduling.timeout.total_seconds()
-    return float(seconds) or None
+    return float(spec.scheduling.timeout.total_seconds()) or None
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
-        os.killpg(process.pid, number)
+def _status(process: subprocess.Popen[bytes]) -> int | None:
+    """Return the exit status as a shell would give it, or None while the process runs."""
+    code = process.poll()
+    return None if code is None else code if code >= 0 else 128 - code
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    """Return number and status of the replica that decides the job, or None while it runs.
+
+    The primary decides; but a worker that fails earlier ends the job as well.
+    """
+    for number, status in enumerate(map(_status, processes)):
+        if status is not None and (number == 0 or status != 0):
+            return number, status
+    return None
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], deadline: float) -> None:
+    """Wait for something to happen: for one process exactly, for several by looking often."""
+    left = deadline - time.monotonic()
+    seconds = LOOK_SECONDS if len(processes) > 1 else None if left == float("inf") else max(0, left)
+    with suppress(subprocess.TimeoutExpired):
+        processes[0].wait(seconds)
+
+
+def _stop_workers(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Let the workers of a primary that has ended leave by themselves for a moment."""
+    _signal_groups(processes, signal.SIGTERM)
+    deadline = time.monotonic() + TERM_GRACE_SECONDS
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0, deadline - time.monotonic()))
+
+
+def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
+            os.killpg(process.pid, number)

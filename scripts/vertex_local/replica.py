@@ -1,0 +1,150 @@
+"""The replicas of a job, and the environment variables with which each of them starts.
+
+A replica is one machine of a job on Vertex AI, and one process (group) in local mode. Sources: the
+documentation of `CustomJobSpec`, and of distributed training on Vertex AI.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
+
+from vertex_local import loopback
+from vertex_local.config import HOST, PROJECT_NUMBER, Root, without_account
+
+PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
+TF_NAMES = ("chief", "worker", "ps", "evaluator")  # what TF_CONFIG calls the worker pools
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One replica.
+
+    Attributes:
+        pool: number of its worker pool; the only replica of pool 0 is the primary.
+        index: its number in the pool.
+        rank: its number among all replicas of the job; 0 is the primary.
+        port: a TCP port on which the replicas of this job may find each other.
+        spec: the specification of its pool.
+    """
+
+    pool: int
+    index: int
+    rank: int
+    port: int
+    spec: WorkerPoolSpec
+
+    @property
+    def name(self) -> str:
+        """What the service calls it in messages."""
+        return f"workerpool{self.pool}-{self.index}"
+
+
+def replicas(spec: CustomJobSpec) -> list[Replica]:
+    """Return the replicas of a job, the primary first, each with a port that is free now."""
+    places = [
+        (number, index, pool)
+        for number, pool in enumerate(spec.worker_pool_specs)
+        for index in range(pool.replica_count)
+    ]
+    with ExitStack() as listeners:  # all open at once, so that all ports differ
+        ports = [
+            listeners.enter_context(loopback.listen(0)).getsockname()[1] for _ in range(len(places))
+        ]
+    return [
+        Replica(number, index, rank, ports[rank], pool)
+        for rank, (number, index, pool) in enumerate(places)
+    ]
+
+
+def environment(
+    job: CustomJob,
+    replica: Replica,
+    everyone: Sequence[Replica],
+    root: Root,
+    storage_url: str,
+    modules: Sequence[Path],
+) -> dict[str, str]:
+    """Return the environment variables of a replica's process.
+
+    What Vertex AI sets in a training container, the few variables that a process needs to run on
+    this machine at all, and the address of the emulated Cloud Storage. Nothing else of the
+    server's own environment reaches the job.
+    """
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    variables |= without_account(root)
+    variables |= {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(map(str, modules)),
+        "PYTHONUNBUFFERED": "1",
+        "STORAGE_EMULATOR_HOST": storage_url,
+        "CLOUD_ML_PROJECT_ID": PROJECT_NUMBER,
+        "CLOUD_ML_REGION": str(job.name).split("/")[3],
+        "CLOUD_ML_JOB_ID": str(job.name).rpartition("/")[2],
+        "CLUSTER_SPEC": json.dumps(_cluster_spec(job.job_spec, replica, everyone)),
+        # Per node, as the prebuilt PyTorch images set them.
+        "MASTER_ADDR": HOST,
+        "MASTER_PORT": str(everyone[0].port),
+        "RANK": str(replica.rank),
+        "WORLD_SIZE": str(len(everyone)),
+    }
+    if len(everyone) > 1:
+        variables["TF_CONFIG"] = json.dumps(_tf_config(replica, everyone))
+    base = str(job.job_spec.base_output_directory.output_uri_prefix).rstrip("/")
+    if base:
+        variables |= {
+            "AIP_MODEL_DIR": f"{base}/model/",
+            "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
+            "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/",
+        }
+    if not replica.spec.machine_spec.accelerator_count:
+        variables["CUDA_VISIBLE_DEVICES"] = ""  # a job sees a GPU only if it asked for one
+    for item in replica.spec.python_package_spec.env:
+        variables[item.name] = expand(item.value, variables)
+    return variables
+
+
+def expand(value: str, variables: Mapping[str, str]) -> str:
+    """Replace `$(NAME)` by that variable's value, as Vertex AI does; unknown names stay."""
+    for name, known in variables.items():
+        value = value.replace(f"$({name})", known)
+    return value
+
+
+def _addresses(everyone: Sequence[Replica], pool: int) -> list[str]:
+    return [f"{HOST}:{replica.port}" for replica in everyone if replica.pool == pool]
+
+
+def _cluster_spec(
+    spec: CustomJobSpec, replica: Replica, everyone: Sequence[Replica]
+) -> dict[str, Any]:
+    primary = spec.worker_pool_specs[0].python_package_spec
+    job = {
+        "python_module": primary.python_module,
+        "package_uris": list(primary.package_uris),
+        "job_args": list(primary.args),
+    }
+    pools = sorted({each.pool for each in everyone})
+    return {
+        "cluster": {f"workerpool{pool}": _addresses(everyone, pool) for pool in pools},
+        "environment": "cloud",
+        "task": {"type": f"workerpool{replica.pool}", "index": replica.index},
+        "job": json.dumps(job),
+    }
+
+
+def _tf_config(replica: Replica, everyone: Sequence[Replica]) -> dict[str, Any]:
+    pools = sorted({each.pool for each in everyone})
+    return {
+        "cluster": {TF_NAMES[pool]: _addresses(everyone, pool) for pool in pools},
+        "task": {"type": TF_NAMES[replica.pool], "index": replica.index},
+        "environment": "cloud",
+    }
