@@ -19,6 +19,7 @@ from vertex_local.handlers import Service
 
 PLACE = "/projects/{project}/locations/{location}"
 PARENT = f"/v1{PLACE}"
+MAX_BODY_BYTES = 10 * 1024 * 1024
 KINDS = ("trainingPipelines", "customJobs")
 CREATORS = {
     "trainingPipelines": handlers.create_training_pipeline,
@@ -66,7 +67,7 @@ async def healthz(_request: Request) -> Response:
 
 async def create(request: Request) -> Response:
     parent, _, kind = _name(request).rpartition("/")
-    return await _answer(CREATORS[kind], request.app.state.service, parent, await request.body())
+    return await _answer(CREATORS[kind], request.app.state.service, parent, await _body(request))
 
 
 async def get(request: Request) -> Response:
@@ -112,6 +113,17 @@ async def cancel(request: Request) -> Response:
 
 def _name(request: Request) -> str:
     return request.url.path.removeprefix("/v1/")
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise errors.InvalidArgument(
+                f"Request payload size exceeds the limit: {MAX_BODY_BYTES} bytes."
+            )
+    return body
 
 
 async def _answer(operation: Any, *arguments: Any) -> Response:
