@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,13 +180,37 @@ def test_a_missing_module_fails_the_job_by_name(script: Path, bucket: storage.Bu
         run(make_job(script, bucket, "import no_such_module\n"))
 
 
-def test_a_requirement_that_is_not_installed_fails_the_job_by_name(
-    script: Path, bucket: storage.Bucket
+def make_wheel(folder: Path) -> str:
+    """Write the smallest wheel; return a requirement that pip can fulfil without a network."""
+    path = folder / "tiny_package-1.0-py3-none-any.whl"
+    info = "tiny_package-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("tiny_package.py", "WORD = 'installed'\n")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return f"tiny-package @ file://{path}"
+
+
+def test_requirements_are_installed_for_that_job_alone(
+    script: Path, bucket: storage.Bucket, tmp_path: Path
 ) -> None:
-    job = make_job(script, bucket, "pass\n", requirements=["no-such-package>=2"])
-    with pytest.raises(RuntimeError, match="requires no-such-package>=2"):
-        run(job)
-    run(make_job(script, bucket, "pass\n", requirements=["numpy>=1.20"]))  # this one is there
+    text = "import tiny_package\nassert tiny_package.WORD == 'installed'\n"
+    run(make_job(script, bucket, text, requirements=[make_wheel(tmp_path), "numpy>=1.20"]))
+    with pytest.raises(RuntimeError, match=r"No module named .*tiny_package"):
+        run(make_job(script, bucket, text))
+
+
+def test_a_requirement_that_cannot_be_installed_fails_the_job_by_name(
+    script: Path, bucket: storage.Bucket, tmp_path: Path
+) -> None:
+    gone = f"gone @ file://{tmp_path}/gone-1.0-py3-none-any.whl"
+    with pytest.raises(RuntimeError, match=r"The packages gone ?@.* could not be installed"):
+        run(make_job(script, bucket, "pass\n", requirements=[gone]))
 
 
 def test_a_package_that_is_not_in_the_bucket_fails_the_job(

@@ -45,6 +45,11 @@ class Root:
         return self.path / "jobs"
 
     @property
+    def images(self) -> Path:
+        """Optional JSON file: which Python stands for which container image."""
+        return self.path / "images.json"
+
+    @property
     def database(self) -> Path:
         """SQLite file with the job records."""
         return self.path / "jobs.sqlite3"

@@ -16,7 +16,7 @@ from google.cloud.aiplatform_v1.types import (
     WorkerPoolSpec,
 )
 
-from vertex_local import config, machines, states, wire
+from vertex_local import command, config, machines, states, wire
 from vertex_local.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -205,8 +205,8 @@ def _checked(spec: CustomJobSpec) -> CustomJobSpec:
 
 def _check_pool(pool: WorkerPoolSpec, place: str) -> None:
     if pool.container_spec:
-        raise Unimplemented("container_spec: local mode runs Python packages")
+        command.check_container(pool.container_spec, place)
     for name in ("executor_image_uri", "package_uris", "python_module"):
-        if not getattr(pool.python_package_spec, name):
+        if not (pool.container_spec or getattr(pool.python_package_spec, name)):
             raise InvalidArgument(f"{place}.python_package_spec.{name} must not be empty.")
     machines.check(pool.machine_spec, f"{place}.machine_spec")

@@ -1,4 +1,4 @@
-"""Google's prebuilt PyTorch training images, and until when they are listed as available.
+"""Google's prebuilt PyTorch training images: until when they are listed, and what runs them here.
 
 Source: the list of prebuilt containers for training, as of 2026-08-22
 (machine-learning/training/pre-built-containers). After its date an image may still work; the
@@ -7,8 +7,13 @@ policy only says that it might not. So local mode warns, and runs the job.
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from datetime import date
+from fnmatch import fnmatchcase
+
+from vertex_local.config import LocalModeError, Root
 
 LISTED = "2026-08-22"
 REPOSITORY = re.compile(r"(us|europe|asia)-docker\.pkg\.dev/vertex-ai/training/([\w.-]+):latest")
@@ -49,3 +54,22 @@ def warning(uri: str, today: date) -> str | None:
             "Vertex AI may refuse it"
         )
     return None
+
+
+def interpreter(root: Root, uri: str) -> str:
+    """Return the Python that stands for an image: by default, the one that runs local mode.
+
+    An instructor who has an environment made like an image can say so in the root's `images.json`,
+    which maps patterns to interpreters: `{"*/pytorch-*.2-4.py310:*": "/path/to/bin/python"}`.
+
+    Raises:
+        LocalModeError: if that file is not such a map.
+    """
+    try:
+        pythons = json.loads(root.images.read_text()) if root.images.is_file() else {}
+        patterns = [pattern for pattern in pythons if fnmatchcase(uri, pattern)]
+        return str(pythons[patterns[0]]) if patterns else sys.executable
+    except (ValueError, TypeError) as err:
+        raise LocalModeError(
+            f"{root.images} must map image patterns to Python interpreters, as JSON: {err}"
+        ) from err

@@ -22,8 +22,8 @@ def unpack(data: bytes, folder: Path) -> Path:
         folder: where to unpack; created if it is missing, and never left by any file.
 
     Raises:
-        BadPackage: if `data` is no such archive, if it holds links, special files or paths that
-            lead out of `folder`, or if it requires packages that are not installed.
+        BadPackage: if `data` is no such archive, or holds links, special files or paths that lead
+            out of `folder`.
     """
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
@@ -38,7 +38,6 @@ def unpack(data: bytes, folder: Path) -> Path:
     projects = sorted(path.parent for path in folder.glob("*/setup.py"))
     if len(projects) != 1:
         raise BadPackage("The training package is not a source distribution: no setup.py in it.")
-    _check_requirements(projects[0])
     return projects[0]
 
 
@@ -62,28 +61,26 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) ->
     target.write_bytes(content.read())
 
 
-def _check_requirements(project: Path) -> None:
-    """Local mode installs nothing: what a package requires must be in this environment already."""
-    missing = []
+def requirements(project: Path) -> list[str]:
+    """Return what an unpacked package requires, as pip writes it; optional extras left out."""
+    required = []
     for file in project.glob("*.egg-info/requires.txt"):
         for line in file.read_text().splitlines():
             if line.startswith("["):  # an optional extra begins
                 break
-            if line.strip() and not _installed(line.strip()):
-                missing.append(line.strip())
-    if missing:
-        raise BadPackage(
-            f"The training package requires {', '.join(missing)}. Vertex AI would install that in "
-            "the job's container; local mode runs jobs in its own environment and installs "
-            "nothing. Install it there, then run the job again."
-        )
+            if line.strip():
+                required.append(line.strip())
+    return required
 
 
-def _installed(text: str) -> bool:
+def is_installed(text: str) -> bool:
+    """Return whether this environment fulfils a requirement."""
     try:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate():
             return True
+        if requirement.url:
+            return False
         return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
     except (InvalidRequirement, metadata.PackageNotFoundError):
         return False

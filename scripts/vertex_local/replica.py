@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -71,6 +70,7 @@ def environment(
     everyone: Sequence[Replica],
     root: Root,
     storage_url: str,
+    programs: Path,
     modules: Sequence[Path],
 ) -> dict[str, str]:
     """Return the environment variables of a replica's process.
@@ -78,11 +78,20 @@ def environment(
     What Vertex AI sets in a training container, the few variables that a process needs to run on
     this machine at all, and the address of the emulated Cloud Storage. Nothing else of the
     server's own environment reaches the job.
+
+    Args:
+        job: the job.
+        replica: the replica that starts.
+        everyone: all replicas of the job, the primary first.
+        root: local mode's folder.
+        storage_url: where Cloud Storage is emulated.
+        programs: folder with the job's own `python` and `pip`.
+        modules: folders in which the job's Python finds modules.
     """
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= without_account(root)
     variables |= {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(map(str, modules)),
         "PYTHONUNBUFFERED": "1",
         "STORAGE_EMULATOR_HOST": storage_url,
@@ -107,7 +116,7 @@ def environment(
         }
     if not replica.spec.machine_spec.accelerator_count:
         variables["CUDA_VISIBLE_DEVICES"] = ""  # a job sees a GPU only if it asked for one
-    for item in replica.spec.python_package_spec.env:
+    for item in (replica.spec.container_spec or replica.spec.python_package_spec).env:
         variables[item.name] = expand(item.value, variables)
     return variables
 

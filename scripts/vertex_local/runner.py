@@ -22,8 +22,8 @@ from pathlib import Path
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 from google.rpc import code_pb2
 
-from vertex_local import images, package, states
-from vertex_local.config import Root
+from vertex_local import command, images, package, states
+from vertex_local.config import LocalModeError, Root
 from vertex_local.guard import Guard
 from vertex_local.replica import Replica, environment, replicas
 from vertex_local.store import Store
@@ -119,7 +119,7 @@ class Runner:
             if room:
                 self._run(job)
                 state, code = states.SUCCEEDED, int(code_pb2.OK)
-        except (JobFailure, package.BadPackage) as err:
+        except (JobFailure, package.BadPackage, LocalModeError) as err:
             error, code = str(err), int(code_pb2.INVALID_ARGUMENT)
         except Exception as err:
             logger.exception("job %s", job.name)
@@ -151,14 +151,22 @@ class Runner:
         folder = self._root.jobs / job_id(job)
         folder.mkdir(parents=True)
         say = ServiceLog(folder / "service.log")
-        for uri in sorted({r.python_package_spec.executor_image_uri for r in _pools(job)}):
-            if note := images.warning(uri, datetime.now(timezone.utc).date()):
-                say(f"{WARNING} {note}")
+        python = images.interpreter(self._root, _image(job))
+        if note := images.warning(_image(job), datetime.now(timezone.utc).date()):
+            say(f"{WARNING} {note}")
         say("Job is preparing.")
         modules = {
             uri: package.unpack(self._fetch_package(uri), folder / "package" / str(index))
             for index, uri in enumerate(_package_uris(job))
         }
+        site = folder / "site"
+        command.write_programs(folder / "bin", python, site)
+        required = [text for path in modules.values() for text in package.requirements(path)]
+        if python == sys.executable:
+            required = [text for text in required if not package.is_installed(text)]
+        if required:
+            say(f"Installing {', '.join(required)} for this job.")
+            _install(python, required, site, folder / "service.log")
         say("Job is running.")
         deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
         for attempt in range(1, ATTEMPTS + 1):
@@ -221,15 +229,23 @@ class Runner:
         modules: dict[str, Path],
         folder: Path,
     ) -> subprocess.Popen[bytes]:
-        spec = replica.spec.python_package_spec
         work = folder / "work" / replica.name
         work.mkdir(parents=True, exist_ok=True)
-        paths = [modules[uri] for uri in spec.package_uris]
+        paths = [modules[uri] for uri in replica.spec.python_package_spec.package_uris]
+        python = images.interpreter(self._root, _image(job))
         with open(log_path(folder, replica), "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", spec.python_module, *spec.args],
+                command.words(replica.spec, python, self._root.buckets),
                 cwd=work,
-                env=environment(job, replica, everyone, self._root, self._storage_url, paths),
+                env=environment(
+                    job,
+                    replica,
+                    everyone,
+                    self._root,
+                    self._storage_url,
+                    folder / "bin",
+                    [*paths, folder / "site"],
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -300,6 +316,23 @@ def failure_message(replica: Replica, status: int, log: Path) -> str:
         f"The replica {replica.name} exited with a non-zero status of {status}.{reason}"
         f"To find out more about why your job exited please check the logs: {log}"
     )
+
+
+def _install(python: str, required: list[str], site: Path, log: Path) -> None:
+    """Install packages for one job; pip's own words go to `log`."""
+    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--target", str(site)]
+    with open(log, "ab") as file:
+        status = subprocess.call([*pip, *required], stdout=file, stderr=subprocess.STDOUT)
+    if status != 0:
+        raise JobFailure(
+            f"The packages {', '.join(required)}, which the training package requires, could not "
+            f"be installed; what pip says is in {log}"
+        )
+
+
+def _image(job: CustomJob) -> str:
+    pool = job.job_spec.worker_pool_specs[0]
+    return str(pool.container_spec.image_uri or pool.python_package_spec.executor_image_uri)
 
 
 def _pools(job: CustomJob) -> list[WorkerPoolSpec]:

@@ -1,0 +1,86 @@
+"""What a replica's process runs: a Python module, or a container's command without its container.
+
+Local mode has no containers. A container's command can be run all the same if it starts Python or
+a shell, as the SDK's own commands do: `python`, `python3`, `pip` and `pip3` are then small
+programs in the job's folder, which use the Python that stands for the image.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from google.cloud.aiplatform_v1.types import ContainerSpec, WorkerPoolSpec
+
+from vertex_local.errors import Unimplemented
+
+PYTHONS = re.compile(r"(/usr(/local)?/bin/)?python(3(\.\d+)?)?")
+SHELLS = re.compile(r"(/(usr/)?bin/)?(ba)?sh")
+MOUNT = "/gcs/"
+
+# A virtual environment refuses `--user`, and a job must not change the environment of others: so
+# pip installs into the job's own folder. Its own upgrade changes nothing that a job needs.
+PIP = """#!/bin/sh
+for word in "$@"; do
+    shift
+    [ "$word" = --user ] || set -- "$@" "$word"
+done
+[ "$*" = "install --upgrade pip" ] && exit 0
+if [ "$1" = install ]; then
+    shift
+    set -- install --no-build-isolation --target '{site}' "$@"
+fi
+exec '{python}' -m pip --disable-pip-version-check "$@"
+"""
+PYTHON = "#!/bin/sh\nexec '{python}' \"$@\"\n"
+
+
+def check_container(spec: ContainerSpec, place: str) -> None:
+    """Refuse a container that cannot be run without being one.
+
+    Raises:
+        Unimplemented: if its command is missing, or is neither Python nor a shell.
+    """
+    if not spec.command:
+        raise Unimplemented(
+            f"{place}.container_spec without a command: the program in the image cannot run here"
+        )
+    if not (PYTHONS.fullmatch(spec.command[0]) or SHELLS.fullmatch(spec.command[0])):
+        raise Unimplemented(
+            f"{place}.container_spec.command {spec.command[0]!r}: only Python and sh can run here"
+        )
+
+
+def words(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:
+    """Return the command line of a replica.
+
+    Args:
+        spec: the replica's worker pool.
+        python: the interpreter that stands for the image.
+        buckets: the folder that stands for the mount /gcs, where there is no such mount.
+    """
+    if not spec.container_spec:
+        package = spec.python_package_spec
+        return [python, "-m", package.python_module, *package.args]
+    line = [*spec.container_spec.command, *spec.container_spec.args]
+    if PYTHONS.fullmatch(line[0]):
+        line[0] = python
+    if not os.path.isdir(MOUNT):
+        line = [word.replace(MOUNT, f"{buckets}/") for word in line]
+    return line
+
+
+def write_programs(folder: Path, python: str, site: Path) -> None:
+    """Write `python`, `python3`, `pip` and `pip3` of one job into `folder`.
+
+    Args:
+        folder: goes to the front of the job's PATH; created if it is missing.
+        python: the interpreter that stands for the image.
+        site: where `pip install` puts packages.
+    """
+    folder.mkdir(exist_ok=True)
+    for name, text in (("python", PYTHON), ("pip", PIP)):
+        for program in (folder / name, folder / f"{name}3"):
+            program.write_text(text.format(python=python, site=site))
+            program.chmod(0o755)
