@@ -186,12 +186,10 @@ def make_wheel(folder: Path) -> str:
     info = "tiny_package-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("tiny_package.py", "WORD = 'installed'\n")
-        wheel.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-package\nVersion: 1.0"
-        )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true"
-        )
+        metadata = ("Metadata-Version: 2.1", "Name: tiny-package", "Version: 1.0")
+        wheel.writestr(f"{info}/METADATA", "\n".join(metadata))
+        tags = ("Wheel-Version: 1.0", "Tag: py3-none-any", "Root-Is-Purelib: true")
+        wheel.writestr(f"{info}/WHEEL", "\n".join(tags))
         wheel.writestr(f"{info}/RECORD", "")
     return f"tiny-package @ file://{path}"
 
@@ -291,7 +289,7 @@ def test_whatever_a_script_leaves_behind_ends_with_it(
                 "reduction_server_replica_count": 1,
                 "reduction_server_container_uri": "any",
             },
-            "container_spec",
+            "job_spec.worker_pool_specs[2].container_spec",
         ),
         ({"enable_web_access": True}, "enable_web_access"),
         ({"network": "projects/1/global/networks/n"}, "network"),
