@@ -99,7 +99,7 @@ def test_a_huge_body_is_refused(server: ServerRecord) -> None:
         ("GET", f"{PLACE}/customJobs?pageSize=many", 400),
         ("GET", f"{PLACE}/customJobs?pageSize=5000", 400),
         ("GET", f"{PLACE}/customJobs?orderBy=name", 501),
-        ("GET", f"{PLACE}/hyperparameterTuningJobs", 501),
+        ("POST", f"{PLACE}/hyperparameterTuningJobs", 501),
         ("PUT", f"{PLACE}/customJobs", 501),
         ("PATCH", f"{PLACE}/customJobs/1", 501),
         ("DELETE", f"{PLACE}/customJobs/1", 404),

@@ -60,6 +60,11 @@ class Root:
         return self.path / "server.json"
 
     @property
+    def token(self) -> Path:
+        """The running server's token by itself, as the gcloud command reads it."""
+        return self.path / "token"
+
+    @property
     def lock(self) -> Path:
         """File that the running server holds locked, so that there is one server per root."""
         return self.path / "server.lock"
@@ -129,14 +134,15 @@ class ServerRecord:
     storage_url: str
     token: str
 
-    def write(self, path: Path) -> None:
-        """Save the record, readable by this user only, in one step."""
-        partial = path.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(self), file)
-        os.replace(partial, path)
+    def write(self, root: Root) -> None:
+        """Save the record and the token, readable by this user only, each in one step."""
+        for path, text in ((root.token, self.token), (root.record, json.dumps(asdict(self)))):
+            partial = path.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            os.replace(partial, path)
 
     @classmethod
     def read(cls, path: Path) -> ServerRecord | None:

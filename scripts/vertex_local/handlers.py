@@ -16,7 +16,7 @@ from google.cloud.aiplatform_v1.types import (
     WorkerPoolSpec,
 )
 
-from vertex_local import command, config, machines, states, wire
+from vertex_local import command, config, logs, machines, states, wire
 from vertex_local.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -149,6 +149,16 @@ def cancel(service: Service, name: str) -> None:
         resource = cast(CustomJob, service.store.get(wire.backing_job(resource)))
     if not states.is_final(resource.state):
         service.runner.cancel(resource.name)
+
+
+def list_log_entries(service: Service, body: bytes) -> list[dict[str, Any]]:
+    """Return the log entries of one job."""
+    expression = wire.log_filter(body)
+    number = logs.job_of(expression)
+    for job in service.store.jobs():
+        if job.name.endswith(f"/{number}"):
+            return logs.entries(service.runner.root, job, expression)
+    return []
 
 
 def _new_id() -> str:

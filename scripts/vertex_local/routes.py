@@ -48,6 +48,9 @@ def application(service: Service, token: str) -> Starlette:
         Route(f"{version}{PLACE}/operations/{{id}}", get_operation, methods=["GET"])
         for version in ("/v1", "/ui")
     ]
+    routes.append(Route("/v2/entries:list", list_log_entries, methods=["POST"]))
+    # There are none here; but tools may ask.
+    routes.append(Route(f"{PARENT}/hyperparameterTuningJobs", list_none, methods=["GET"]))
     app = Starlette(
         routes=routes,
         middleware=[Middleware(OwnClientsOnly, token=token)],
@@ -67,11 +70,11 @@ async def healthz(_request: Request) -> Response:
 
 async def create(request: Request) -> Response:
     parent, _, kind = _name(request).rpartition("/")
-    return await _answer(CREATORS[kind], request.app.state.service, parent, await _body(request))
+    return await _answer(request, CREATORS[kind], parent, await _body(request))
 
 
 async def get(request: Request) -> Response:
-    return await _answer(handlers.get, request.app.state.service, _name(request))
+    return await _answer(request, handlers.get, _name(request))
 
 
 async def list_kind(request: Request) -> Response:
@@ -90,8 +93,19 @@ async def list_kind(request: Request) -> Response:
         query.get("pageToken", ""),
     )
     kind = _name(request).rpartition("/")[2]
-    listed = {kind: [wire.render(resource) for resource in resources]}
+    listed = {kind: [wire.render(each, _numeric_enums(request)) for each in resources]}
     return JSONResponse(listed | ({"nextPageToken": next_page} if next_page else {}))
+
+
+async def list_log_entries(request: Request) -> Response:
+    found = await run_in_threadpool(
+        handlers.list_log_entries, request.app.state.service, await _body(request)
+    )
+    return JSONResponse({"entries": found})
+
+
+async def list_none(_request: Request) -> Response:
+    return JSONResponse({})
 
 
 async def delete(request: Request) -> Response:
@@ -126,5 +140,11 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-async def _answer(operation: Any, *arguments: Any) -> Response:
-    return JSONResponse(wire.render(await run_in_threadpool(operation, *arguments)))
+async def _answer(request: Request, operation: Any, *arguments: Any) -> Response:
+    resource = await run_in_threadpool(operation, request.app.state.service, *arguments)
+    return JSONResponse(wire.render(resource, _numeric_enums(request)))
+
+
+def _numeric_enums(request: Request) -> bool:
+    """Whether the client asks for enums as numbers: the SDK does, gcloud wants their names."""
+    return "enum-encoding=int" in request.query_params.get("$alt", "")

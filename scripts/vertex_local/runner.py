@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ ATTEMPTS = 4  # a crash is retried up to three times, as on Vertex AI
 CRASHES = frozenset({6, 11, 128 + signal.SIGABRT, 128 + signal.SIGSEGV})  # exit status
 TERM_GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when a job is cancelled
 LOOK_SECONDS = 0.05  # how often to look after several replicas, or a place in the queue
+SERVICE_LOG, RUNNING = "service.log", "Job is running."
+STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 WARNING = "warning of local mode:"  # so that nobody takes it for the service's own words
 TAIL_LINES = 40  # how much of the log a failed job's message may carry …
 TAIL_BYTES = 16_384  # … at most
@@ -66,7 +69,7 @@ class Runner:
     def __init__(
         self, root: Root, store: Store, fetch: Callable[[str], bytes], storage_url: str
     ) -> None:
-        self._root, self._store, self._fetch, self._storage_url = root, store, fetch, storage_url
+        self.root, self._store, self._fetch, self._storage_url = root, store, fetch, storage_url
         self._active: dict[str, _Active] = {}
         self._lock = threading.Lock()
         self._room = threading.Semaphore(ROOM)
@@ -148,10 +151,10 @@ class Runner:
 
     def _run(self, job: CustomJob) -> None:
         """Run a job's replicas until they succeed; raise JobFailure if they do not."""
-        folder = self._root.jobs / job_id(job)
+        folder = self.root.jobs / job_id(job)
         folder.mkdir(parents=True)
-        say = ServiceLog(folder / "service.log")
-        python = images.interpreter(self._root, _image(job))
+        say = ServiceLog(folder / SERVICE_LOG)
+        python = images.interpreter(self.root, _image(job))
         if note := images.warning(_image(job), datetime.now(timezone.utc).date()):
             say(f"{WARNING} {note}")
         say("Job is preparing.")
@@ -166,8 +169,8 @@ class Runner:
             required = [text for text in required if not package.is_installed(text)]
         if required:
             say(f"Installing {', '.join(required)} for this job.")
-            _install(python, required, site, folder / "service.log")
-        say("Job is running.")
+            _install(python, required, site, folder / SERVICE_LOG)
+        say(RUNNING)
         deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
         for attempt in range(1, ATTEMPTS + 1):
             failed = self._attempt(job, modules, folder, deadline)
@@ -232,16 +235,16 @@ class Runner:
         work = folder / "work" / replica.name
         work.mkdir(parents=True, exist_ok=True)
         paths = [modules[uri] for uri in replica.spec.python_package_spec.package_uris]
-        python = images.interpreter(self._root, _image(job))
+        python = images.interpreter(self.root, _image(job))
         with open(log_path(folder, replica), "ab") as log:
             return subprocess.Popen(
-                command.words(replica.spec, python, self._root.buckets),
+                command.words(replica.spec, python, self.root.buckets),
                 cwd=work,
                 env=environment(
                     job,
                     replica,
                     everyone,
-                    self._root,
+                    self.root,
                     self._storage_url,
                     folder / "bin",
                     [*paths, folder / "site"],
@@ -267,14 +270,23 @@ class ServiceLog:
 
     def __call__(self, text: str) -> None:
         with open(self._path, "a") as file:
-            file.write(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+            file.write(f"{datetime.now(timezone.utc).strftime(STAMP)} {text}\n")
+
+
+def said(folder: Path) -> list[tuple[datetime, str]]:
+    """Return what the service said about the job in `folder`, and when."""
+    log = folder / SERVICE_LOG
+    lines = [line.partition(" ") for line in log.read_text().splitlines()] if log.is_file() else []
+    return [
+        (datetime.strptime(stamp, STAMP).replace(tzinfo=timezone.utc), text)
+        for stamp, _, text in lines
+        if re.fullmatch(r"[\d-]+T[\d:.]+Z", stamp)  # other lines are pip's
+    ]
 
 
 def warnings(root: Root, job: CustomJob) -> list[str]:
     """Return the warnings in a job's service log."""
-    log = root.jobs / job_id(job) / "service.log"
-    lines = log.read_text().splitlines() if log.is_file() else []
-    return [WARNING + line.partition(WARNING)[2] for line in lines if WARNING in line]
+    return [text for _, text in said(root.jobs / job_id(job)) if text.startswith(WARNING)]
 
 
 def recover(store: Store) -> None:

@@ -52,7 +52,7 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
         # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:
-            record.write(root.record)
+            record.write(root)
             server.run(sockets=[api])
         finally:
             jobs.stop()

@@ -7,6 +7,7 @@ snake_case keys, in which every number is a float.
 
 from __future__ import annotations
 
+import json
 from typing import Any, TypeVar
 
 import proto
@@ -36,12 +37,24 @@ def parse(kind: type[Message], body: bytes) -> Message:
     return message
 
 
-def render(message: proto.Message) -> dict[str, Any]:
-    """Return `message` as a JSON-ready dict, enums as numbers."""
+def render(message: proto.Message, numeric_enums: bool) -> dict[str, Any]:
+    """Return `message` as a JSON-ready dict, enums as numbers or as names."""
     content: dict[str, Any] = json_format.MessageToDict(
-        type(message).pb(message), use_integers_for_enums=True
+        type(message).pb(message), use_integers_for_enums=numeric_enums
     )
     return content
+
+
+def log_filter(body: bytes) -> str:
+    """Return the filter in a request for log entries.
+
+    Raises:
+        InvalidArgument: if there is none.
+    """
+    try:
+        return str(json.loads(body)["filter"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise InvalidArgument(f"A request for log entries needs a filter: {err!r}") from err
 
 
 def finished_operation(name: str) -> dict[str, Any]:
