@@ -17,13 +17,6 @@ REPO = Path(__file__).resolve().parents[1]
 _numbers = itertools.count()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all that writes into notebooks/work in one process, one after the other."""
-    for item in items:
-        if item.path.suffix == ".ipynb" or item.path.name == "test_workshop.py":
-            item.add_marker(pytest.mark.xdist_group("notebooks"))
-
-
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The clone."""

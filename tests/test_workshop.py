@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,18 +58,43 @@ def test_it_needs_only_the_standard_library(script: Path) -> None:
     assert set(modules) <= set(sys.stdlib_module_names)
 
 
-def test_run_executes_the_lesson_and_shows_what_it_made(
-    installed: None, script: Path, own_root: Root
-) -> None:
+@pytest.fixture
+def clone(installed: None, repo: Path, tmp_path: Path) -> Path:
+    """A copy of the project as it is now: other tests execute the same notebooks at this moment."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in names:
+        target = tmp_path / "clone" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(repo / name, target)
+    (tmp_path / "clone" / ".venv").symlink_to(repo / ".venv")
+    return tmp_path / "clone"
+
+
+def run_in(clone: Path) -> subprocess.CompletedProcess[str]:
+    """`workshop.py run` in a clone that has the environment of the original."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(clone / 'scripts')!r}); import workshop; "
+        "workshop.is_installed = lambda: True; sys.exit(workshop.main(['run']))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_SECONDS
+    )
+
+
+def test_run_executes_the_lesson_and_shows_what_it_made(clone: Path, own_root: Root) -> None:
     own_root.create()
     old = own_root.buckets / "mine" / "thesis.txt"
     old.parent.mkdir()
     old.write_text("precious")
 
-    finished = workshop(script, "run")
+    finished = run_in(clone)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "Installing" not in finished.stdout  # it was installed before
-
     kept = re.search(r"earlier sessions are kept in (\S+)", finished.stdout)
     assert kept is not None
     assert (Path(kept[1]) / "buckets" / "mine" / "thesis.txt").read_text() == "precious"
@@ -100,28 +127,25 @@ def test_run_leaves_a_running_local_mode_alone(
     assert daemon.find(own_root) == record
 
 
-def test_run_fails_when_a_cell_fails(
-    installed: None, repo: Path, own_root: Root, tmp_path: Path
-) -> None:
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(repo), str(clone)], check=True)
-    for name in ("pyproject.toml", "scripts/workshop.py", "scripts/tested-versions.txt"):
-        (clone / name).write_bytes((repo / name).read_bytes())
-    (clone / ".venv").symlink_to(repo / ".venv")
+def test_run_fails_when_a_cell_fails(clone: Path, own_root: Root) -> None:
     notebook = next((clone / "notebooks").glob("06-*.ipynb"))
     broken = notebook.read_text().replace('CSV_NAME = \\"titanic_train.csv\\"', "CSV_NAME = gone")
     assert broken != notebook.read_text()
     notebook.write_text(broken)
-    code = (
-        f"import sys; sys.path.insert(0, {str(clone / 'scripts')!r}); import workshop; "
-        "workshop.is_installed = lambda: True; sys.exit(workshop.main(['run']))"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_SECONDS
-    )
+    finished = run_in(clone)
     assert finished.returncode == 1
     assert "failed: NameError: name 'gone' is not defined" in finished.stderr
     assert "CPU job" not in finished.stdout
+
+
+def test_what_is_installed_is_not_installed_again(
+    installed: None, script: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    workshop_module = runpy.run_path(str(script))
+    workshop_module["install"]()
+    assert capfd.readouterr().out == ""  # it would have said so, and taken minutes
+    workshop_module["is_installed"].__globals__["STAMP"] = script.parent / "no such file"
+    assert not workshop_module["is_installed"]()
 
 
 def test_doctor_passes(installed: None, script: Path, own_root: Root) -> None:

@@ -1,0 +1,729 @@
+r"""Train a small neural network on a table of numbers: on a laptop, or as a Vertex AI job.
+
+    # data in local files, results in the folder run
+    python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run
+    # data and results in Cloud Storage (first: pip install google-cloud-storage)
+    python scripts/train_nn.py --train gs://BUCKET/train_data.npz --val gs://BUCKET/val_data.npz \
+        --model_out gs://BUCKET/run
+    # with checkpoints: after an interruption the same command resumes (--resume insists on it)
+    python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run \
+        --checkpoint_dir checkpoints --checkpoint_every 10
+    # two processes that share the work
+    torchrun --nproc_per_node 2 scripts/train_nn.py --train train_data.npz --val val_data.npz \
+        --model_out run
+    # is a finished run folder complete and unchanged?
+    python scripts/train_nn.py --verify run
+
+A run leaves four files side by side: model.pt (weights), eval_history.csv (a line per epoch),
+training.log (everything printed) and, written last as the sign of a complete run, metrics.json.
+Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input; 3 the loss became
+NaN or infinite; 143 stopped by SIGTERM.
+
+Reproducible: on a CPU, the same data, settings, seed and machine give the same bytes of weights
+and history (apart from the seconds), with any number of threads. A GPU, another processor, more
+processes or another version of PyTorch adds numbers up in another order: training starts from the
+same weights, but the last digits of the results differ. A GPU may not even repeat its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import importlib
+import io
+import json
+import logging
+import math
+import os
+import platform
+import re
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+log = logging.getLogger("train_nn")
+sigterm = threading.Event()  # set when this process is asked to end
+
+
+class Stop(Exception):
+    """Ends the run with one sentence and an exit code; 2 means bad input."""
+
+    def __init__(self, sentence: str, exit_code: int = 2) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+class Absent(Stop):
+    """There is no such file or object."""
+
+
+def require(fine: object, sentence: str) -> None:
+    if not fine:
+        raise Stop(sentence)
+
+
+# ------------------------------------------------------------------------------ settings
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    show_defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(formatter_class=show_defaults, allow_abbrev=False)
+
+    def option(name: str, kind: Any, default: Any, text: str) -> None:
+        parser.add_argument(name, type=kind, default=default, help=text)
+
+    folder, saved = os.environ.get("AIP_MODEL_DIR") or ".", os.environ.get("AIP_CHECKPOINT_DIR")
+    option("--train", str, None, ".npz with X_train and y_train: a path, gs://... or /gcs/...")
+    option("--val", str, None, ".npz with X_val and y_val")
+    option("--model_out", str, folder, "folder for the results; AIP_MODEL_DIR if not given")
+    option("--epochs", int, 500, "passes over the training data, at most")
+    option("--learning_rate", float, 0.001, "size of a step")
+    option("--patience", int, 50, "stop after so many epochs without progress; 0: never")
+    option("--min_delta", float, 0.0, "progress: a validation loss lower by more than this")
+    either, text = (
+        argparse.BooleanOptionalAction,
+        "save the weights of the best epoch, not the last",
+    )
+    parser.add_argument("--restore_best", action=either, default=True, help=text)
+    option("--batch_size", int, 0, "rows in a step; 0: all rows")
+    option("--seed", int, 42, "where all random numbers start")
+    option("--device", str, "auto", "auto, cpu, cuda or cuda:N")
+    option("--checkpoint_dir", str, saved, "save and resume here; AIP_CHECKPOINT_DIR if not given")
+    option("--checkpoint_every", int, 0, "epochs between checkpoints; 0: one a minute")
+    parser.add_argument("--resume", action="store_true", help="fail if there is no checkpoint")
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
+    option("--verify", str, None, "folder of a finished run: check its files, train nothing")
+    # --learning-rate is --learning_rate, and --no_restore_best is --no-restore_best
+    argv = [re.sub("^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), arg) for arg in argv]
+    return parser.parse_args([re.sub("^--no_", "--no-", arg) for arg in argv])
+
+
+def check(args: argparse.Namespace) -> None:
+    """Apart from parse_args, so that these complaints reach training.log."""
+    require(args.train and args.val, "--train and --val are required; --help shows all options")
+    for name, value in vars(args).items():
+        if type(value) in (int, float):
+            low = 1 if name == "epochs" else 0
+            require(low <= value < 2**63, f"--{name} must be {low} or more, not {value}")  # nor NaN
+    require(args.learning_rate > 0, f"--learning_rate must be above 0, not {args.learning_rate}")
+    require(args.checkpoint_dir or not args.resume, "--resume needs --checkpoint_dir")
+
+
+# ------------------------------------------------------------------------------ storage
+GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
+UPLOAD_LOG_EVERY = 10  # seconds
+LOGIN = "run `gcloud auth application-default login`"
+HINTS = {  # by name: Google's classes are not imported before they are needed
+    "NotFound": "no such bucket or object",
+    "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
+    "DefaultCredentialsError": f"no credentials: {LOGIN}",
+    "RefreshError": f"the credentials are not accepted: {LOGIN}",
+    "ModuleNotFoundError": "run `pip install google-cloud-storage`",
+}
+
+
+@contextlib.contextmanager
+def explained(action: str, uri: str) -> Iterator[None]:
+    """Turn what files and Cloud Storage raise into one sentence."""
+    try:
+        yield
+    except Exception as error:
+        name = type(error).__name__
+        hint = HINTS.get(name) or getattr(error, "strerror", None)
+        if not hint and not type(error).__module__.startswith(("google.", "requests.")):
+            raise
+        kind = Absent if name in ("NotFound", "FileNotFoundError", "NotADirectoryError") else Stop
+        raise kind(f"cannot {action} {uri}: {hint or repr(error)}") from error
+
+
+def join(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"  # pathlib would turn gs://b into gs:/b
+
+
+@functools.lru_cache
+def gcs_client() -> Any:
+    from google.cloud import storage  # slow to import, and local files do not need it
+
+    return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
+
+
+def gcs_blob(uri: str) -> Any | None:
+    """The object in Cloud Storage that is meant, or None for a local file."""
+    if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
+        uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
+    if not uri.startswith("gs://"):
+        return None
+    bucket, _, name = uri[len("gs://") :].partition("/")
+    require(bucket and name and name[-1] != "/", f"{uri} is not of the form gs://BUCKET/OBJECT")
+    return gcs_client().bucket(bucket).blob(name)
+
+
+def read_bytes(uri: str) -> bytes:
+    with explained("read", uri):
+        if blob := gcs_blob(uri):
+            return bytes(blob.download_as_bytes())
+        with open(uri, "rb") as file:
+            return file.read()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write the whole file or nothing: whoever reads it sees the old file or the new one."""
+    with explained("write", uri):
+        if blob := gcs_blob(uri):
+            from google.cloud.storage.retry import DEFAULT_RETRY
+
+            # To send it again is safe: there is one writer, and it always sends all of the content.
+            blob.upload_from_string(data, "application/octet-stream", retry=DEFAULT_RETRY)
+            return
+        os.makedirs(os.path.dirname(uri) or ".", exist_ok=True)
+        try:
+            with open(uri + ".part", "wb") as file:
+                file.write(data)
+            os.replace(uri + ".part", uri)
+        except BaseException:
+            remove(uri + ".part")
+            raise
+
+
+def remove(uri: str) -> None:
+    with contextlib.suppress(Absent), explained("remove", uri):
+        blob = gcs_blob(uri)
+        blob.delete() if blob else os.remove(uri)
+
+
+def remove_results(folder: str) -> None:
+    for name in ("metrics.json", "model.pt", "eval_history.csv"):  # first the sign of a whole run
+        remove(join(folder, name))
+
+
+class RunLog(logging.Handler):
+    """Results to stdout, warnings and errors to stderr, and all of it to training.log."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__()
+        self.shown, self.uri = logging.WARNING if quiet else logging.INFO, ""
+        self.text, self.saved, self.saved_at = "", "", -math.inf
+        self.setFormatter(logging.Formatter("%(message)s"))
+        logging.basicConfig(handlers=[self], force=True)
+        logging.captureWarnings(True)
+        log.setLevel(logging.DEBUG)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text, warning = self.format(record), record.levelno >= logging.WARNING
+        self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {text}\n"
+        if record.levelno >= self.shown:
+            stream = sys.stderr if warning else sys.stdout
+            print(f"{record.levelname}: {text}" if warning else text, file=stream, flush=True)
+        # An object in a bucket can only be replaced as a whole: so not for every line, but often
+        # enough that a job that is killed leaves its last lines.
+        pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", "/gcs/")) else 0
+        if time.monotonic() > self.saved_at + pause:
+            with contextlib.suppress(Stop):  # the results cannot be written either, and will tell
+                self.save()
+
+    def save(self) -> bytes:
+        if self.uri and self.text != self.saved:
+            write_bytes(self.uri, self.text.encode())
+            self.saved, self.saved_at = self.text, time.monotonic()
+        return self.text.encode()
+
+
+# ------------------------------------------------------------------------------ data
+@dataclass
+class Table:
+    """One data file, checked: features x [n, k] and labels y [n], both float32."""
+
+    x: Tensor
+    y: Tensor
+    names: list[str]
+    sha256: str
+
+
+def open_npz(data: bytes, uri: str, keys: list[str]) -> dict[str, Any]:
+    require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
+    try:
+        # allow_pickle=False: a pickled file can run any program when it is opened.
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            held = file.files
+            found = {key: file[key] for key in [*keys, "feature_names"] if key in held}
+    except Exception as error:  # a damaged file makes numpy raise errors of many kinds
+        pickled = "allow_pickle" in str(error)
+        why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
+        raise Stop(f"cannot read {uri}: {why} ({error})") from error
+    missing = [key for key in keys if key not in found]
+    require(not missing, f"{uri} has no {' and no '.join(missing)}; it holds {', '.join(held)}")
+    return found
+
+
+def as_float32(array: Any, what: str, names: Sequence[str] = ()) -> Tensor:
+    require(array.dtype.kind in "biuf", f"{what} must hold numbers, but its type is {array.dtype}")
+    require(array.size > 0, f"{what} is empty: its shape is {array.shape}")
+    if array.dtype != np.float32:
+        log.info("%s: converted from %s to float32", what, array.dtype)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
+            array = array.astype(np.float32)
+    finite = np.isfinite(array)
+    if not finite.all():
+        row, *column = np.argwhere(~finite)[0]
+        place = f"row {row}" + "".join(f", column {i} ({names[i]})" for i in column)
+        raise Stop(f"{what} holds {np.sum(~finite)} NaN or infinite values, the first in {place}")
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def load(uri: str, part: str, device: torch.device) -> Table:
+    """Read X_<part> and y_<part>, and check them before any training starts."""
+    data, x_key, y_key = read_bytes(uri), f"X_{part}", f"y_{part}"
+    arrays = open_npz(data, uri, [x_key, y_key])
+    (x, y), sha256 = (arrays[x_key], arrays[y_key]), hashlib.sha256(data).hexdigest()
+    shapes = f"{uri}: {x_key} has shape {x.shape} and {y_key} {y.shape}"
+    require(x.ndim == 2 and y.ndim == 1, f"{shapes}, but must be [rows, features] and [rows]")
+    require(len(x) == len(y), f"{shapes}: the numbers of rows differ")
+    names = [str(n) for n in arrays.get("feature_names", [f"x{i}" for i in range(x.shape[1])])]
+    require(len(names) == x.shape[1], f"{shapes}, but there are {len(names)} feature_names")
+    features, labels = as_float32(x, f"{x_key} in {uri}", names), as_float32(y, f"{y_key} in {uri}")
+    for row in torch.nonzero((labels != 0) & (labels != 1))[:1, 0].tolist():
+        raise Stop(f"{y_key} in {uri} must hold 0 and 1 only, but row {row} holds {labels[row]:g}")
+    return Table(features.to(device), labels.to(device), names, sha256)
+
+
+def load_both(args: argparse.Namespace, device: torch.device) -> tuple[Table, Table]:
+    train, val = load(args.train, "train", device), load(args.val, "val", device)
+    (rows, width), (val_rows, val_width) = train.x.shape, val.x.shape
+    require(width == val_width, f"{args.train} has {width} features, but {args.val} {val_width}")
+    text = f"the feature_names differ: {train.names} in {args.train}, {val.names} in {args.val}"
+    require(train.names == val.names, text)
+    if train.y.min() == train.y.max():
+        log.warning("all labels in %s are %d: nothing can be learned", args.train, train.y[0])
+    log.info("%d training rows, %d validation rows, %d features", rows, val_rows, width)
+    return train, val
+
+
+# ------------------------------------------------------------------------------ model
+def build_model(n_features: int) -> nn.Sequential:
+    """From features [n, n_features] to logits [n]; torch.sigmoid(logits) are probabilities."""
+    first, second, last = nn.Linear(n_features, 64), nn.Linear(64, 32), nn.Linear(32, 1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last, nn.Flatten(0))
+
+
+# Takes logits: right even where a sigmoid rounds to 0 or 1 and its logarithm would be infinite.
+criterion = nn.BCEWithLogitsLoss(reduction="sum")
+
+
+class Adam:
+    """Algorithm 1 of Kingma & Ba (2015), with all weights in one long vector.
+
+    In your own work take torch.optim.Adam: it computes the same. But this model is so small that
+    most of the time would go into starting many small operations, and the first torch.optim
+    optimizer of a process imports PyTorch's compiler, which takes longer than this training.
+    """
+
+    def __init__(self, model: nn.Module, learning_rate: float) -> None:
+        self.learning_rate, self.parameters = learning_rate, list(model.parameters())
+        weights = self.flat([p.detach() for p in self.parameters])
+        parts = torch.split(weights, [p.numel() for p in self.parameters])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.data = part.view(parameter.shape[::-1]).t()  # now a view of weights
+        mean, square, step = weights * 0, weights * 0, weights.new_zeros((), dtype=torch.float64)
+        self.state = {"weights": weights, "mean": mean, "square": square, "step": step}
+
+    def flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        """One vector, matrices transposed: the gradient of a layer with few inputs is then fast."""
+        return torch.cat([tensor.t().reshape(-1) for tensor in tensors])
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        weights, mean, square, step = self.state.values()
+        step += 1
+        mean.lerp_(gradient, 1 - beta1)
+        square.lerp_(gradient.square(), 1 - beta2)
+        spread = (square / (1 - beta2**step)).sqrt_().add_(1e-8)
+        weights.addcdiv_(mean / (1 - beta1**step), spread, value=-self.learning_rate)
+
+
+@dataclass
+class EarlyStopping:
+    """Two questions with two answers: is this the best epoch so far, and should we stop?"""
+
+    patience: int
+    min_delta: float
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    loss_to_beat: float = math.inf
+    waited: int = 0
+
+    def is_best(self, epoch: int, loss: float) -> bool:
+        progress = loss < self.loss_to_beat - self.min_delta
+        self.waited = 0 if progress else self.waited + 1
+        self.loss_to_beat = loss if progress else self.loss_to_beat
+        if loss < self.best_loss:
+            self.best_epoch, self.best_loss = epoch, loss
+        return epoch == self.best_epoch
+
+    def should_stop(self) -> bool:
+        return 0 < self.patience <= self.waited
+
+
+# ------------------------------------------------------------------------------ several processes
+def read_cluster_spec() -> None:
+    """Vertex AI lists a job's machines here; its PyTorch image has these variables set already."""
+    if spec := json.loads(os.environ.get("CLUSTER_SPEC") or "{}"):
+        first, others = (spec["cluster"].get(f"workerpool{i}", []) for i in (0, 1))
+        address, _, port = first[0].partition(":")
+        rank = spec["task"]["index"] + (len(first) if spec["task"]["type"] == "workerpool1" else 0)
+        found = {"MASTER_ADDR": address, "MASTER_PORT": port or "2222", "RANK": str(rank)}
+        for name, value in {**found, "WORLD_SIZE": str(len(first) + len(others))}.items():
+            os.environ.setdefault(name, value)
+
+
+def launch(argv: Sequence[str], processes: int) -> int:
+    """Start this script once for each GPU of this machine, with torch's own launcher, torchrun."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    where = ["--standalone"]
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        names = {"nnodes": "WORLD_SIZE", "node_rank": "RANK"}
+        names |= {"master_addr": "MASTER_ADDR", "master_port": "MASTER_PORT"}
+        where = [f"--{option}={os.environ[name]}" for option, name in names.items()]
+    try:
+        torchrun([*where, f"--nproc_per_node={processes}", __file__, *argv])
+        return 0
+    except ChildFailedError as error:
+        return int(error.get_first_failure()[1].exitcode)
+    except SignalException:
+        return 143
+
+
+def choose_device(name: str) -> torch.device:
+    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), f"unknown --device {name}: see --help")
+    gpus = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    require(index < gpus, f"--device {name}: this machine has {gpus} CUDA devices")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+# ------------------------------------------------------------------------------ training
+class Trainer:
+    """All that changes while training goes on, and one epoch of it."""
+
+    def __init__(self, args: argparse.Namespace, train: Table, val: Table) -> None:
+        self.args, self.train, self.val, self.device = args, train, val, train.x.device
+        torch.manual_seed(args.seed)
+        self.model = build_model(train.x.shape[1])  # on the CPU: the same weights on all devices
+        self.adam = Adam(self.model.to(self.device), args.learning_rate)
+        self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
+        self.stopping = EarlyStopping(args.patience, args.min_delta)
+        self.best_weights = self.adam.state["weights"].clone()
+        self.history: list[list[float]] = []
+        self.pool = ThreadPoolExecutor(torch.get_num_threads())
+        torch.set_num_threads(1)  # see sums()
+        self.rank, self.processes = 0, 1
+        if dist.is_initialized():
+            self.rank, self.processes = dist.get_rank(), dist.get_world_size()
+            self.ddp = nn.parallel.DistributedDataParallel(self.model)
+            self.work: Any = None  # kept to the end: PyTorch 2.13 can hang if this is freed first
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        state: dict[str, Any] = {**self.adam.state, "best_weights": self.best_weights}
+        state |= {"shuffle": self.shuffle.get_state(), "stopping": asdict(self.stopping)}
+        return {**state, "history": self.history, "next_epoch": len(self.history) + 1}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, tensor in {**self.adam.state, "best_weights": self.best_weights}.items():
+            tensor.copy_(state[name])
+        self.shuffle.set_state(state["shuffle"])
+        self.stopping, self.history = EarlyStopping(**state["stopping"]), state["history"]
+
+    def sums(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+        """Add up `function` over pieces of the rows that need little memory and fit into a cache.
+
+        Each piece is computed on one thread, and they are added in order: so the number of threads
+        does not change the result.
+        """
+        on_cpu = self.device.type == "cpu"
+        size = 8192 if on_cpu else 2**20
+        run = self.pool.map if on_cpu and len(x) > size else map
+        return functools.reduce(
+            torch.add, run(function, torch.split(x, size), torch.split(y, size))
+        )
+
+    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, summed over the rows, and behind it its gradient."""
+        loss = criterion(self.model(x), y)
+        return self.adam.flat([loss.detach(), *torch.autograd.grad(loss, self.adam.parameters)])
+
+    def shared_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """The same when this process has only a part of the rows."""
+        self.ddp.zero_grad()
+        loss = criterion(self.ddp(x), y)
+        loss.backward()  # here DistributedDataParallel averages .grad over the processes
+        grads = [p.grad * self.processes for p in self.adam.parameters if p.grad is not None]
+        return self.adam.flat([loss.detach(), *grads])
+
+    def score(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits = self.model(x)
+            return torch.stack([criterion(logits, y), ((logits > 0) == y).sum()])
+
+    def epoch(self) -> Tensor:
+        """Learn from all rows, then look at the validation rows. Nothing waits for a GPU here."""
+        rows, mine = len(self.train.y), slice(self.rank, None, self.processes)
+        loss = torch.zeros(1, dtype=torch.float64, device=self.device)
+        steps: Sequence[Any] = [slice(0, rows)]
+        if self.args.batch_size:
+            order = torch.randperm(rows, generator=self.shuffle, device=self.device)
+            steps = torch.split(order, self.args.batch_size)
+        for step in steps:
+            x, y = self.train.x[step], self.train.y[step]
+            if self.processes > 1:
+                result = self.shared_gradient(x[mine], y[mine])
+            else:
+                result = self.sums(self.gradient, x, y)
+            self.adam.step(result[1:] / len(y))
+            loss += result[0]
+        scores = self.sums(self.score, self.val.x[mine], self.val.y[mine])
+        return torch.cat([loss / rows, scores.double() / len(self.val.y)])
+
+
+class Checkpoints:
+    """Two files in turn: if the newest is damaged, the one before is still there."""
+
+    def __init__(self, args: argparse.Namespace, train: Table, val: Table) -> None:
+        self.args, self.turn, self.saved_at = args, 0, time.monotonic()
+        settings = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
+        self.made_with = {f"--{name}": getattr(args, name) for name in settings}
+        self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
+        self.made_with |= {"the device": train.x.device.type}
+
+    def due(self, epoch: int) -> bool:
+        every = self.args.checkpoint_every
+        return bool(epoch % every == 0 if every else time.monotonic() > self.saved_at + 60)
+
+    def save(self, state: dict[str, Any]) -> None:
+        file = io.BytesIO()
+        torch.save({"made_with": self.made_with, **state}, file)
+        write_bytes(join(self.args.checkpoint_dir, f"checkpoint-{self.turn}.pt"), file.getvalue())
+        self.turn, self.saved_at = 1 - self.turn, time.monotonic()
+
+    def load(self) -> dict[str, Any]:
+        """The newest state that can be read; {} if there is none."""
+        best: dict[str, Any] = {}
+        folder, damaged = self.args.checkpoint_dir, []
+        for turn in (0, 1):
+            uri = join(folder, f"checkpoint-{turn}.pt")
+            try:
+                state = torch.load(io.BytesIO(read_bytes(uri)), "cpu", weights_only=True)
+                if state["made_with"] and state["next_epoch"] > best.get("next_epoch", 0):
+                    best, self.turn = state, 1 - turn
+            except Absent:
+                continue
+            except Stop:
+                raise
+            except Exception:  # a damaged file makes torch raise errors of many kinds
+                log.warning("skipped %s: it is damaged, or no checkpoint of this script", uri)
+                damaged.append(uri)
+        require(best or not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
+        require(best or not self.args.resume, f"--resume: there is no checkpoint in {folder}")
+        for name, now in self.made_with.items() if best else ():
+            then = best["made_with"][name]
+            text = f"the checkpoint in {folder} is of another run: {name} was {then}, now it is {now}"
+            require(then == now, f"{text}; use another --checkpoint_dir")
+        done = best.get("next_epoch", 1) - 1
+        require(done <= self.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
+        return best
+
+
+def fit(trainer: Trainer, checkpoints: Checkpoints) -> None:
+    args, history, stopping, shown_at = trainer.args, trainer.history, trainer.stopping, -math.inf
+    keeper, bar = args.checkpoint_dir and trainer.rank == 0, None
+    # A bar on a terminal. A notebook's `!python` pretends to be one, but cannot redraw a line.
+    if sys.stderr.isatty() and not (args.quiet or trainer.rank or "JPY_PARENT_PID" in os.environ):
+        with contextlib.suppress(ModuleNotFoundError):
+            bar = importlib.import_module("tqdm").tqdm(total=args.epochs, initial=len(history))
+    while len(history) < args.epochs and not stopping.should_stop():
+        epoch, start = len(history) + 1, time.perf_counter()
+        numbers = trainer.epoch()
+        numbers = torch.cat([numbers, numbers.new_tensor([sigterm.is_set()])])
+        if trainer.processes > 1:
+            trainer.work = dist.all_reduce(numbers, async_op=True)  # add the parts up;
+            trainer.work.wait()  # if one process must leave, all do
+        train_loss, val_loss, accuracy, leave = numbers.tolist()  # here a GPU is waited for
+        history.append([epoch, train_loss, val_loss, accuracy, time.perf_counter() - start])
+        if not math.isfinite(train_loss + val_loss):
+            text = f"train_loss is {train_loss} and val_loss {val_loss} in epoch {epoch}"
+            raise Stop(f"{text}: try a lower --learning_rate", 3)
+        if stopping.is_best(epoch, val_loss):
+            trainer.best_weights.copy_(trainer.adam.state["weights"])
+        last = epoch == args.epochs or stopping.should_stop() or leave
+        if last or epoch % max(1, args.epochs // 10) == 0 or time.monotonic() > shown_at + 10:
+            level, shown_at = logging.DEBUG if bar else logging.INFO, time.monotonic()
+            line = "epoch %d/%d  train_loss %.4f  val_loss %.4f  val_accuracy %.4f"
+            log.log(level, line, epoch, args.epochs, train_loss, val_loss, accuracy)
+        if bar:
+            bar.update()
+        if keeper and (last or checkpoints.due(epoch)):
+            checkpoints.save(trainer.state())
+        if leave:
+            raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
+    if bar:
+        bar.close()
+
+
+# ------------------------------------------------------------------------------ results
+def history_csv(history: list[list[float]]) -> bytes:
+    rows = [f"{epoch},{a!r},{b!r},{c!r},{seconds:.6f}" for epoch, a, b, c, seconds in history]
+    return "\n".join(["epoch,train_loss,val_loss,val_accuracy,seconds", *rows, ""]).encode()
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for name in re.findall(r"model name\s*: (.*)", file.read()):
+            return str(name)
+    return platform.processor() or platform.machine()
+
+
+def describe(trainer: Trainer) -> dict[str, Any]:
+    """metrics.json; data/README.md explains every field."""
+    args, history, device = trainer.args, trainer.history, trainer.device
+    best = history[trainer.stopping.best_epoch - 1]
+    final = best if args.restore_best else history[-1]
+    facts: dict[str, Any] = {}
+    for i, name in enumerate(("epoch", "train_loss", "val_loss", "val_accuracy")):
+        facts |= {f"best_{name}": best[i], f"final_{name}": final[i]}
+    facts |= {"epochs_run": len(history), "stopped_early": len(history) < args.epochs}
+    facts |= {"seconds": sum(row[-1] for row in history), "seed": args.seed}
+    settings = "epochs learning_rate patience min_delta restore_best batch_size seed".split()
+    facts |= {"hyperparameters": {name: getattr(args, name) for name in settings}}
+    for name, table in {"train": trainer.train, "val": trainer.val}.items():
+        facts |= {f"{name}_uri": getattr(args, name), f"{name}_rows": len(table.y)}
+        facts |= {f"{name}_sha256": table.sha256}
+    facts |= {"feature_names": trainer.train.names, "processes": trainer.processes}
+    facts |= {"device": device.type, "device_name": device_name(device)}
+    facts |= {"python_version": platform.python_version(), "torch_version": str(torch.__version__)}
+    facts |= {"numpy_version": np.__version__, "model_uri": join(args.model_out, "model.pt")}
+    return facts
+
+
+def fingerprint(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_results(trainer: Trainer, keep: RunLog) -> None:
+    folder, facts, model_file = trainer.args.model_out, describe(trainer), io.BytesIO()
+    plain = functools.partial(torch.clone, memory_format=torch.contiguous_format)
+    weights = {name: plain(tensor.cpu()) for name, tensor in trainer.model.state_dict().items()}
+    torch.save(weights, model_file)  # not to a path: it would write the file's name into the file
+    files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(trainer.history)}
+    try:
+        for name, data in files.items():
+            write_bytes(join(folder, name), data)
+        log.info("saved epoch %d of %d in %s", facts["final_epoch"], facts["epochs_run"], folder)
+        files["training.log"] = keep.save()  # complete: nothing is printed after this
+        facts["artifacts"] = {name: fingerprint(data) for name, data in files.items()}
+        write_bytes(join(folder, "metrics.json"), json.dumps(facts, indent=2).encode())
+    except Stop:
+        remove_results(folder)
+        raise
+    with contextlib.suppress(ModuleNotFoundError):  # the package cloudml-hypertune
+        tuning = importlib.import_module("hypertune").HyperTune()
+        for name in ("val_loss", "val_accuracy"):
+            value, epoch = facts[f"final_{name}"], facts["final_epoch"]
+            tuning.report_hyperparameter_tuning_metric(name, value, epoch)
+
+
+def verify(folder: str) -> int:
+    """Compare the files of a run with metrics.json."""
+    wrong = 0
+    for name, expected in json.loads(read_bytes(join(folder, "metrics.json")))["artifacts"].items():
+        found: dict[str, Any] = {}
+        with contextlib.suppress(Absent):
+            found = fingerprint(read_bytes(join(folder, name)))
+        wrong += found != expected
+        log.info("%s %s", "[OK]" if found == expected else "[FAIL]", name)
+    return 1 if wrong else 0
+
+
+# ------------------------------------------------------------------------------ main
+def train_and_save(args: argparse.Namespace, keep: RunLog) -> None:
+    device = choose_device(args.device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    tables = load_both(args, device)
+    trainer, checkpoints = Trainer(args, *tables), Checkpoints(args, *tables)
+    found = [checkpoints.load() if args.checkpoint_dir and trainer.rank == 0 else {}]
+    if trainer.processes > 1:
+        dist.broadcast_object_list(found)  # the file may be on the first machine only
+    if found[0]:
+        trainer.restore(found[0])
+        log.info("resumed after epoch %d", len(trainer.history))
+    try:
+        fit(trainer, checkpoints)
+    except Stop as error:
+        if error.exit_code == 3 and trainer.rank == 0:
+            write_bytes(join(args.model_out, "eval_history.csv"), history_csv(trainer.history))
+        raise
+    if args.restore_best:
+        trainer.adam.state["weights"].copy_(trainer.best_weights)
+    if trainer.rank == 0:
+        write_results(trainer, keep)
+    if trainer.processes > 1:
+        dist.destroy_process_group()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    keep = RunLog(args.quiet)
+    signal.signal(signal.SIGTERM, lambda *_: sigterm.set())
+    try:
+        if args.verify:
+            return verify(args.verify)
+        read_cluster_spec()
+        gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
+        if gpus > 1 and "LOCAL_RANK" not in os.environ:
+            return launch(argv, gpus)
+        if os.environ.get("RANK", "0") == "0":
+            keep.uri = join(args.model_out, "training.log")
+        else:
+            keep.shown = logging.ERROR  # the first process speaks for all
+        log.debug("train_nn.py %s", shlex.join(argv))
+        keep.save()
+        check(args)
+        if keep.uri:
+            remove_results(args.model_out)
+        train_and_save(args, keep)
+        return 0
+    except Stop as error:
+        log.error("%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 130
+    except Exception:
+        log.exception("unexpected error")
+        return 1
+    finally:
+        with contextlib.suppress(Stop):
+            keep.save()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Two processes that share the work find what one process finds."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from trainer_cases import RESULTS, SCRIPT, Case, Result, Trainers, arrays, clean_environment, npz
+
+pytest_plugins = ["trainer_fixtures"]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Trainers]]:
+    """Two warm processes, each of which plays one machine of a job."""
+    started = [Trainers(tmp_path_factory.mktemp("machine"), "torch._dynamo") for _ in range(2)]
+    yield started
+    for trainers in started:
+        trainers.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def vertex_environment(rank: int, port: int, how: str) -> dict[str, str]:
+    """What Vertex AI sets on a job's machines: the image's variables, or CLUSTER_SPEC alone."""
+    if how == "image":
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return {**env, "WORLD_SIZE": "2", "RANK": str(rank)}
+    cluster = {f"workerpool{pool}": [f"127.0.0.1:{port}"] for pool in (0, 1, 2)}
+    task = {"type": f"workerpool{rank}", "index": 0}
+    return {"CLUSTER_SPEC": json.dumps({"cluster": cluster, "task": task, "environment": "cloud"})}
+
+
+def start(machines: list[Trainers], argv: list[object], how: str = "image") -> list[Any]:
+    port = free_port()
+    return [
+        machine.start(*argv, **vertex_environment(rank, port, how))
+        for rank, machine in enumerate(machines)
+    ]
+
+
+def on_this_machine(case: Case, argv: list[object], *program: str) -> Result:
+    command = [sys.executable, *program, *(str(arg) for arg in argv)]
+    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def losses(case: Case, out: str) -> list[float]:
+    return [float(number) for line in case.history(out)[1:] for number in line.split(",")[1:]]
+
+
+def weights(case: Case, out: str) -> torch.Tensor:
+    state = torch.load(io.BytesIO(case.weights(out)), weights_only=True)
+    return torch.cat([tensor.reshape(-1) for tensor in state.values()])
+
+
+# 101 rows in a step: not the same number for both processes, and the last step is smaller still.
+OPTIONS: dict[str, object] = {"epochs": 12, "batch_size": 101, "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize("how", ["image", "CLUSTER_SPEC"])
+def test_two_machines_equal_one(local: Case, machines: list[Trainers], how: str) -> None:
+    options = OPTIONS if how == "image" else {"epochs": 12, "learning_rate": 0.01}
+    alone = local.train_well(out="one", **options)
+    first, second = (r.wait() for r in start(machines, local.argv(out="two", **options), how))
+    assert (first.code, second.code) == (0, 0), (first, second)
+    assert "epoch 12/12" in first.out and second.out == ""  # only the first one speaks
+    assert local.place.list("two") == RESULTS
+    together = json.loads(local.place.read("two/metrics.json"))
+    assert (alone["processes"], together["processes"]) == (1, 2)
+    assert losses(local, "two") == pytest.approx(losses(local, "one"), rel=1e-4)
+    torch.testing.assert_close(weights(local, "two"), weights(local, "one"), rtol=1e-3, atol=1e-4)
+
+
+def test_and_another_batch_size_does_not(local: Case) -> None:
+    local.train_well(out="one", **OPTIONS)
+    local.train_well(out="other", **{**OPTIONS, "batch_size": 51})
+    assert losses(local, "other") != pytest.approx(losses(local, "one"), rel=1e-4)
+
+
+def test_torchrun_resumes_what_one_process_began(local: Case) -> None:
+    local.train_well(out="one", **OPTIONS)
+    folder = local.place.uri("ck")
+    local.train_well(out="two", **{**OPTIONS, "epochs": 5}, checkpoint_dir=folder)
+    argv = local.argv("--resume", out="two", checkpoint_dir=folder, **OPTIONS)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
+    result = on_this_machine(local, argv, *torchrun)
+    assert result.code == 0, result.err
+    assert result.out.count("resumed after epoch 5") == result.out.count("epoch 12/12") == 1
+    assert losses(local, "two") == pytest.approx(losses(local, "one"), rel=1e-4)
+
+
+def test_a_machine_with_two_gpus_starts_two_processes(local: Case) -> None:
+    """Only the number of GPUs is made up: the two processes are real, and use the CPU."""
+    program = "import sys, torch, train_nn; torch.cuda.device_count = lambda: 2\n"
+    program += "sys.exit(train_nn.main(sys.argv[1:]))"
+    result = on_this_machine(local, local.argv(train=local.place.uri("missing")), "-c", program)
+    assert result.code == 2
+    assert result.err.count("ERROR: cannot read") == 2 and "Traceback" not in result.err
+    assert local.place.list("run") == ["training.log"]
+
+
+def test_sigterm_to_one_machine_stops_both(local: Case, machines: list[Trainers]) -> None:
+    argv = local.argv(epochs=1_000_000, checkpoint_dir=local.place.uri("ck"))
+    first, second = start(machines, argv)
+    first.wait_for("epoch 1/")
+    second.kill(signal.SIGTERM)
+    assert (first.wait().code, second.wait().code) == (143, 143)
+    done = int(local.log().partition("SIGTERM after epoch ")[2].split()[0])
+    state = torch.load(local.place.uri("ck/checkpoint-0.pt"), weights_only=True)
+    assert state["next_epoch"] == done + 1
+
+
+def test_bad_input_ends_both_machines(local: Case, machines: list[Trainers]) -> None:
+    bad = local.place.write("bad.npz", npz(arrays("train", 30, y_train=None)))
+    for running in start(machines, local.argv(train=bad)):
+        result = running.wait()
+        assert result.code == 2 and "y_train" in result.err
+    assert local.place.list("run") == ["training.log"]
+
+
+def test_a_machine_that_dies_ends_the_other(local: Case, machines: list[Trainers]) -> None:
+    first, second = start(machines, local.argv(epochs=1_000_000))
+    first.wait_for("epoch 1/")
+    second.kill()
+    result = first.wait()
+    assert result.code == 1 and "unexpected error" in result.err
+    assert local.place.list("run") == ["training.log"]
+
+
+def test_what_is_set_wins_over_cluster_spec(trainers: Trainers) -> None:
+    names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
+    show = f"train_nn.read_cluster_spec(); print(*(os.environ[name] for name in {names}))"
+    env = vertex_environment(1, 2222, "CLUSTER_SPEC")
+    result = trainers.run("--help", before=show, MASTER_ADDR="set-by-the-image", **env)
+    assert result.out.splitlines()[0] == "set-by-the-image 2222 1 2"

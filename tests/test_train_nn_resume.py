@@ -1,0 +1,236 @@
+"""A run that was stopped at any moment and started again ends like one that never stopped."""
+
+from __future__ import annotations
+
+import io
+import random
+import signal
+import time
+from typing import Any
+
+import pytest
+import torch
+from trainer_cases import Case, arrays, npz
+
+pytest_plugins = ["trainer_fixtures"]
+
+BATCHES: dict[str, object] = {"batch_size": 64, "learning_rate": 0.01}
+
+
+def checkpointed(case: Case, *extra: object, **options: object) -> Any:
+    return case.train_well(*extra, checkpoint_dir=case.place.uri("ck"), **options)
+
+
+def same_results(case: Case, one: str, other: str) -> bool:
+    return (case.weights(one), case.history(one)) == (case.weights(other), case.history(other))
+
+
+def newest(case: Case) -> list[str]:
+    """The names of both checkpoints, newest first."""
+    names = [f"ck/{name}" for name in case.place.list("ck")]
+
+    def next_epoch(name: str) -> int:
+        state = torch.load(io.BytesIO(case.place.read(name)), weights_only=True)
+        return int(state["next_epoch"])
+
+    return sorted(names, key=next_epoch, reverse=True)
+
+
+# ------------------------------------------------------------------------------ continuing
+
+
+@pytest.mark.parametrize("batch_size", [0, 64])
+def test_three_epochs_and_three_more_are_six(case: Case, batch_size: int) -> None:
+    case.train_well(out="straight", epochs=6, batch_size=batch_size)
+    checkpointed(case, out="parts", epochs=3, batch_size=batch_size)
+    metrics = checkpointed(case, "--resume", out="parts", epochs=6, batch_size=batch_size)
+    assert "resumed after epoch 3" in case.log("parts")
+    assert metrics["epochs_run"] == 6
+    assert same_results(case, "straight", "parts")
+
+
+def test_and_three_without_a_checkpoint_are_not(local: Case) -> None:
+    local.train_well(out="straight", epochs=6)
+    local.train_well(out="parts", epochs=3)
+    assert not same_results(local, "straight", "parts")
+
+
+def test_early_stopping_goes_on_where_it_was(local: Case) -> None:
+    options: dict[str, object] = {"learning_rate": 0.05, "patience": 6}
+    straight = local.train_well(out="straight", epochs=200, **options)
+    assert straight["stopped_early"]
+    for epochs in (straight["best_epoch"] + 3, 200, 200):  # stop while it waits; end; start again
+        metrics = checkpointed(local, out="parts", epochs=epochs, **options)
+    assert metrics["stopped_early"] and metrics["best_epoch"] == straight["best_epoch"]
+    assert same_results(local, "straight", "parts")
+
+
+def test_vertex_names_the_folder(local: Case) -> None:
+    folder = local.place.uri("vertex/checkpoints/")
+    assert local.trainers.run(*local.argv(), AIP_CHECKPOINT_DIR=folder).code == 0
+    assert local.place.list("vertex/checkpoints") == ["checkpoint-0.pt"]
+    assert local.trainers.run(*local.argv(epochs=9), AIP_CHECKPOINT_DIR=folder).code == 0
+    assert "resumed after epoch 6" in local.log()
+
+
+def test_and_without_a_folder_nothing_is_saved(local: Case) -> None:
+    local.train_well("--checkpoint_every=1")
+    assert local.place.list("") == ["data", "run"]
+
+
+def test_checkpoints_come_as_often_as_asked(local: Case) -> None:
+    checkpointed(local, epochs=10, checkpoint_every=3)
+    states = [torch.load(local.place.uri(name), weights_only=True) for name in newest(local)]
+    assert [state["next_epoch"] for state in states] == [11, 10]
+    assert local.place.list("ck") == ["checkpoint-0.pt", "checkpoint-1.pt"]
+
+
+# ------------------------------------------------------------------------------ being killed
+
+
+def test_killed_at_random_moments_it_ends_the_same(local: Case) -> None:
+    options: dict[str, object] = {"epochs": 60, "checkpoint_every": 1, **BATCHES}
+    start = time.monotonic()
+    local.train_well(out="straight", **options)
+    whole = time.monotonic() - start
+    generator, killed, resumed = random.Random(1), 0, set()
+    options["checkpoint_dir"] = local.place.uri("ck")
+    while True:
+        running = local.start(out="killed", **options)
+        time.sleep(generator.uniform(0, whole / 3))
+        if killed < 25:
+            running.kill()
+        result = running.wait()
+        if "resumed after epoch" in result.out:
+            resumed.add(result.out.partition("resumed after epoch ")[2].split()[0])
+        if result.code == 0:
+            break
+        assert result.code == -signal.SIGKILL
+        killed += 1
+    assert killed >= 5 and len(resumed) >= 3, (killed, resumed)
+    assert same_results(local, "straight", "killed")
+    assert local.trainers.run("--verify", local.place.uri("killed")).code == 0
+    leftovers = [name for name in local.place.list("killed") if "part" in name]
+    assert leftovers == []
+
+
+def test_killed_in_the_cloud_it_ends_the_same(cloud: Case) -> None:
+    options: dict[str, object] = {"epochs": 8, "checkpoint_every": 1, **BATCHES}
+    cloud.train_well(out="straight", **options)
+    options["checkpoint_dir"] = cloud.place.uri("ck")
+    for count in (1, 2):
+        running = cloud.start(out="killed", **options)
+        while len(cloud.place.list("ck")) < count:
+            time.sleep(0.01)
+        running.kill()
+        assert running.wait().code in (0, -signal.SIGKILL)
+    metrics = cloud.train_well(out="killed", **options)
+    assert metrics["epochs_run"] == 8 and "resumed after epoch" in cloud.log("killed")
+    assert same_results(cloud, "straight", "killed")
+
+
+def test_sigterm_saves_a_checkpoint_and_the_log_and_exits_143(case: Case) -> None:
+    options: dict[str, object] = {"epochs": 100_000, "checkpoint_dir": case.place.uri("ck")}
+    running = case.start(**options)
+    running.wait_for("epoch 1/")
+    running.kill(signal.SIGTERM)
+    result = running.wait()
+    assert result.code == 143
+    assert case.place.list("run") == ["training.log"]
+    assert "stopped by SIGTERM after epoch" in case.log()
+    done = int(case.log().partition("SIGTERM after epoch ")[2].split()[0])
+    (name,) = newest(case)
+    state = torch.load(io.BytesIO(case.place.read(name)), weights_only=True)
+    assert state["next_epoch"] == done + 1
+
+    case.train_well(epochs=done + 2, checkpoint_dir=case.place.uri("ck"))
+    case.train_well(out="straight", epochs=done + 2)
+    assert same_results(case, "straight", "run")
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_the_log_of_a_killed_job_reaches_the_bucket_in_time(cloud: Case, seconds: int) -> None:
+    before = f"train_nn.UPLOAD_LOG_EVERY = {seconds}"
+    argv = cloud.argv(epochs=3000)
+    running = cloud.trainers.start(*argv, before=before, **cloud.place.env)
+    running.wait_for("epoch 600/")
+    running.kill()
+    running.wait()
+    assert "train_nn.py" in cloud.log()
+    assert ("epoch 300/" in cloud.log()) == (seconds == 0)
+
+
+# ------------------------------------------------------------------------------ damaged
+
+
+def test_a_truncated_checkpoint_is_skipped_for_the_one_before(case: Case) -> None:
+    case.train_well(out="straight", epochs=8)
+    checkpointed(case, epochs=5, checkpoint_every=1)
+    name = newest(case)[0]
+    case.place.write(name, case.place.read(name)[:2000])
+    result = case.run("--resume", epochs=8, checkpoint_dir=case.place.uri("ck"))
+    assert result.code == 0
+    assert f"WARNING: skipped {case.place.uri(name)}" in result.err
+    assert "resumed after epoch 4" in result.out
+    assert same_results(case, "straight", "run")
+
+
+NO_CHECKPOINTS = {
+    "text": b"hello",
+    "nothing": b"",
+    "a model": None,
+    "a list": [1, 2],
+    "a broken state": {"next_epoch": 3},
+}
+
+
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_is_refused(local: Case, kind: str) -> None:
+    content = NO_CHECKPOINTS[kind]
+    if not isinstance(content, bytes):
+        file = io.BytesIO()
+        torch.save(content if content else torch.nn.Linear(1, 1).state_dict(), file)
+        content = file.getvalue()
+    local.place.write("ck/checkpoint-0.pt", content)
+    result = local.run(checkpoint_dir=local.place.uri("ck"))
+    assert (result.code, result.err.count("ERROR")) == (2, 1)
+    assert "no usable checkpoint" in result.err and "checkpoint-0.pt" in result.err
+    assert local.place.list("run") == ["training.log"]
+
+
+def test_resume_without_a_checkpoint_is_refused(case: Case) -> None:
+    result = case.run("--resume", checkpoint_dir=case.place.uri("ck"))
+    assert result.code == 2 and "there is no checkpoint" in result.err
+    assert case.place.list("run") == ["training.log"]
+
+
+# ------------------------------------------------------------------------------ another run
+
+OTHER = {"learning_rate": 0.5, "patience": 3, "min_delta": 0.1, "batch_size": 7, "seed": 1}
+
+
+@pytest.mark.parametrize("name", [*OTHER, "train", "val"])
+def test_a_checkpoint_of_another_run_is_refused(local: Case, name: str) -> None:
+    checkpointed(local)
+    if name in OTHER:
+        value, word = OTHER[name], f"--{name} was "
+    else:
+        value = local.place.write("other.npz", npz(arrays(name, 50)))
+        word = "training data was" if name == "train" else "validation data was"
+    argv: dict[str, Any] = {name: value}
+    result = local.run(checkpoint_dir=local.place.uri("ck"), **argv)
+    assert result.code == 2 and word in result.err and "another --checkpoint_dir" in result.err
+    assert local.place.list("run") == ["training.log"]
+
+
+def test_fewer_epochs_than_are_done_are_refused(local: Case) -> None:
+    checkpointed(local, epochs=6)
+    result = local.run(epochs=5, checkpoint_dir=local.place.uri("ck"))
+    assert result.code == 2 and "6 epochs are done" in result.err
+
+
+def test_but_the_other_way_to_choose_the_weights_is_not_another_run(local: Case) -> None:
+    checkpointed(local)
+    assert "resumed after epoch 6" not in local.log()
+    checkpointed(local, "--no_restore_best")
+    assert "resumed after epoch 6" in local.log()
