@@ -542,7 +542,7 @@ class Checkpoints:
         require(best or not self.args.resume, f"--resume: there is no checkpoint in {folder}")
         for name, now in self.made_with.items() if best else ():
             then = best["made_with"][name]
-            text = f"the checkpoint in {folder} is of another run: {name} was {then}, now it is {now}"
+            text = f"the checkpoint in {folder} is of another run: {name} was {then}, now is {now}"
             require(then == now, f"{text}; use another --checkpoint_dir")
         done = best.get("next_epoch", 1) - 1
         require(done <= self.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -73,6 +77,28 @@ def test_the_readme_describes_every_column(tables: dict[str, pd.DataFrame], read
             assert (both.min(), both.max()) == (float(bounds[1]), float(bounds[2]))
         else:
             assert all(str(value) in values for value in both.dropna().unique())
+
+
+def test_the_readme_documents_every_field_of_metrics_json(
+    repo: Path, readme: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for part, rows in (("train", 20), ("val", 10)):
+        arrays = {f"X_{part}": rng.random((rows, 3)), f"y_{part}": np.arange(rows) % 2}
+        np.savez_compressed(tmp_path / f"{part}.npz", **arrays)
+    data = [f"--train={tmp_path}/train.npz", f"--val={tmp_path}/val.npz"]
+    command = [sys.executable, str(repo / "scripts" / "train_nn.py"), *data]
+    subprocess.run([*command, f"--model_out={tmp_path}", "--epochs=2", "--quiet"], check=True)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    documented = readme.partition("| Field of `metrics.json` |")[2]
+    fields = {
+        name
+        for line in documented.splitlines()
+        for name in re.findall(r"`(\w+)`", line.partition("|")[2].partition("|")[0])
+    }
+    assert set(metrics) == fields
+    history = (tmp_path / "eval_history.csv").read_text().splitlines()[0].split(",")
+    assert all(f"`{column}`" in readme for column in history)
 
 
 def test_the_readme_counts_the_survivors(tables: dict[str, pd.DataFrame], readme: str) -> None:
