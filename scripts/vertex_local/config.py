@@ -40,6 +40,16 @@ class Root:
         return self.path / "buckets"
 
     @property
+    def metadata(self) -> Path:
+        """SQLite file with what the files in `buckets` cannot say about themselves."""
+        return self.path / "storage.sqlite3"
+
+    @property
+    def uploads(self) -> Path:
+        """Objects that are still being received; on the file system of `buckets`."""
+        return self.path / "uploads"
+
+    @property
     def jobs(self) -> Path:
         """One folder per custom job: `job.log`, `package/` and `work/`."""
         return self.path / "jobs"
