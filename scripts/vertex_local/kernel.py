@@ -22,17 +22,21 @@ DISPLAY_NAME = "Python 3 (Vertex AI local mode)"
 
 def environment(root: Root, record: ServerRecord) -> dict[str, str]:
     """Return the environment variables that point clients at local mode."""
-    return config.without_account(root) | {
-        "STORAGE_EMULATOR_HOST": record.storage_url,
-        "GOOGLE_CLOUD_PROJECT": config.PROJECT,
-        "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
-        "CLOUDSDK_CORE_PROJECT": config.PROJECT,
-        "GOOGLE_APPLICATION_CREDENTIALS": "",
-        # The storage client would ask for bucket metadata that only Cloud Trace needs.
-        "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
-        "VERTEX_LOCAL_API": record.api_url,
-        "VERTEX_LOCAL_TOKEN": record.token,
-    }
+    tools = config.shell_tools(root, record.storage_url)
+    return (
+        config.without_account(root)
+        | tools
+        | {
+            "STORAGE_EMULATOR_HOST": record.storage_url,
+            "GOOGLE_CLOUD_PROJECT": config.PROJECT,
+            "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
+            "GOOGLE_APPLICATION_CREDENTIALS": "",
+            # The storage client would ask for bucket metadata that only Cloud Trace needs.
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
+            "VERTEX_LOCAL_API": record.api_url,
+            "VERTEX_LOCAL_TOKEN": record.token,
+        }
+    )
 
 
 def configure_clients(root: Root, record: ServerRecord) -> None:

@@ -22,7 +22,7 @@ from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
 from vertex_local import package, states
-from vertex_local.config import HOST, PROJECT_NUMBER, Root, without_account
+from vertex_local.config import HOST, PROJECT_NUMBER, Root, shell_tools, without_account
 from vertex_local.guard import Guard
 from vertex_local.store import Store
 
@@ -209,7 +209,7 @@ def environment(job: CustomJob, root: Root, storage_url: str, paths: list[Path])
     pool = spec.worker_pool_specs[0]
     region = str(job.name).split("/")[3]
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    variables |= without_account(root)
+    variables |= without_account(root) | shell_tools(root, storage_url)
     variables |= {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),

@@ -30,6 +30,22 @@ async def get(request: Request) -> Response:
     return JSONResponse(resources.bucket_json(base(request), name, document))
 
 
+async def layout(request: Request) -> Response:
+    """Answer what gcloud asks before it copies or deletes: whether folders are real objects."""
+    check_params(request, "prefix")
+    name = part(request, "bucket")
+    document = await run_in_threadpool(objects(request).bucket, name)
+    return JSONResponse(
+        {
+            "kind": "storage#storageLayout",
+            "bucket": name,
+            "location": document["location"],
+            "locationType": document["locationType"],
+            "hierarchicalNamespace": {"enabled": False},
+        }
+    )
+
+
 async def list_all(request: Request) -> Response:
     check_params(request, "prefix", "maxResults", "pageToken")
     prefix = request.query_params.get("prefix", "")
