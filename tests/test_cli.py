@@ -101,10 +101,10 @@ def test_a_killed_server_is_noticed_and_replaced(own_root: Root) -> None:
 
 def test_damaged_storage_metadata_is_reported_and_kept(own_root: Root) -> None:
     own_root.create()
-    (own_root.buckets / ".meta").write_text('{"buckets": ')
+    own_root.metadata.write_text("not a database, and longer than the header of one " * 9)
     message = one_sentence(vertex_local("up"))
-    assert f"{own_root.buckets / '.meta'} is damaged" in message
-    assert (own_root.buckets / ".meta").read_text() == '{"buckets": '
+    assert f"{own_root.metadata} is damaged" in message and "Delete it" in message
+    assert own_root.metadata.read_text().startswith("not a database")
 
 
 def test_reset_asks_first(own_root: Root) -> None:

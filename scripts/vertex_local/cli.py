@@ -99,10 +99,11 @@ def reset(root: Root, args: argparse.Namespace) -> int:
             f"This deletes all buckets and jobs in {root.path}. Add --yes to do it."
         )
     daemon.stop(root)
-    for path in (root.buckets, root.jobs):
+    for path in (root.buckets, root.uploads, root.jobs):
         shutil.rmtree(path, ignore_errors=True)
-    for path in root.path.glob(f"{root.database.name}*"):
-        path.unlink()
+    for database in (root.database, root.metadata):
+        for path in root.path.glob(f"{database.name}*"):
+            path.unlink()
     print(f"Deleted all buckets and jobs in {root.path}.")
     return 0
 

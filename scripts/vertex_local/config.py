@@ -20,6 +20,16 @@ GET_WAITS_SECONDS = 7.0
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
 
 
+# gsutil itself always asks https://storage.googleapis.com. This lets it hand its commands to
+# `gcloud storage`, which can be pointed elsewhere, and fail rather than do one of them itself.
+BOTO = """[GSUtil]
+use_gcloud_storage = True
+hidden_shim_mode = no_fallback
+[Boto]
+num_retries = 2
+"""
+
+
 class LocalModeError(Exception):
     """Something the user can put right; the message says what is wrong and what to do."""
 
@@ -38,6 +48,21 @@ class Root:
     def buckets(self) -> Path:
         """One folder per bucket; objects are plain files in it."""
         return self.path / "buckets"
+
+    @property
+    def metadata(self) -> Path:
+        """SQLite file with what the files in `buckets` cannot say about themselves."""
+        return self.path / "storage.sqlite3"
+
+    @property
+    def uploads(self) -> Path:
+        """Objects that are still being received; on the file system of `buckets`."""
+        return self.path / "uploads"
+
+    @property
+    def boto(self) -> Path:
+        """Settings of gsutil, which has no environment variables for them."""
+        return self.path / "boto.cfg"
 
     @property
     def jobs(self) -> Path:
@@ -85,6 +110,7 @@ class Root:
             for folder in (self.buckets, self.jobs):
                 folder.mkdir(exist_ok=True)
             self.lock.touch(mode=0o600)
+            self.boto.write_text(BOTO)
         except OSError as err:
             raise LocalModeError(
                 f"Local mode cannot write to its folder {self.path} ({err.strerror}). Give "
@@ -115,6 +141,24 @@ def without_account(root: Root) -> dict[str, str]:
         "GOOGLE_APPLICATION_CREDENTIALS": "",
         "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # where else a login would be found
         "NO_GCE_CHECK": "true",  # do not ask whether this is a machine of Google's
+    }
+
+
+def shell_tools(root: Root, storage_url: str) -> dict[str, str]:
+    """Return environment variables that point gcloud and gsutil at local mode.
+
+    Source: `gcloud topic configurations`; every property has a variable CLOUDSDK_SECTION_NAME.
+    """
+    return {
+        "BOTO_CONFIG": str(root.boto),
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{storage_url}/storage/v1/",
+        "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(root.token),
+        "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "true",
+        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
+        "CLOUDSDK_CORE_PASS_CREDENTIALS_TO_GSUTIL": "1",  # gsutil asks for exactly this value
+        "CLOUDSDK_CORE_PROJECT": PROJECT,
+        "CLOUDSDK_STORAGE_MAX_RETRIES": "2",  # nothing here gets better by waiting for minutes
     }
 
 

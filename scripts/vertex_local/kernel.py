@@ -22,24 +22,22 @@ DISPLAY_NAME = "Python 3 (Vertex AI local mode)"
 
 def environment(root: Root, record: ServerRecord) -> dict[str, str]:
     """Return the environment variables that point clients at local mode."""
-    return config.without_account(root) | {
-        "STORAGE_EMULATOR_HOST": record.storage_url,
-        "GOOGLE_CLOUD_PROJECT": config.PROJECT,
-        "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
-        "CLOUDSDK_CORE_PROJECT": config.PROJECT,
-        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
-        "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
-        "CLOUDSDK_AI_REGION": config.DEFAULT_REGION,
-        "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(root.token),
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{record.api_url}/",
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": f"{record.api_url}/",
-        "GOOGLE_APPLICATION_CREDENTIALS": "",
-        # The storage client would ask for bucket metadata that only Cloud Trace needs.
-        "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
-        "VERTEX_LOCAL_API": record.api_url,
-        "VERTEX_LOCAL_TOKEN": record.token,
-    }
+    return (
+        config.without_account(root)
+        | config.shell_tools(root, record.storage_url)
+        | {
+            "STORAGE_EMULATOR_HOST": record.storage_url,
+            "GOOGLE_CLOUD_PROJECT": config.PROJECT,
+            "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
+            "CLOUDSDK_AI_REGION": config.DEFAULT_REGION,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{record.api_url}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": f"{record.api_url}/",
+            # The storage client would ask for bucket metadata that only Cloud Trace needs.
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
+            "VERTEX_LOCAL_API": record.api_url,
+            "VERTEX_LOCAL_TOKEN": record.token,
+        }
+    )
 
 
 def configure_clients(root: Root, record: ServerRecord) -> None:

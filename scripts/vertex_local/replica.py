@@ -17,7 +17,7 @@ from typing import Any
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 
 from vertex_local import loopback
-from vertex_local.config import HOST, PROJECT_NUMBER, Root, without_account
+from vertex_local.config import HOST, PROJECT_NUMBER, Root, shell_tools, without_account
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
 TF_NAMES = ("chief", "worker", "ps", "evaluator")  # what TF_CONFIG calls the worker pools
@@ -89,7 +89,7 @@ def environment(
         modules: folders in which the job's Python finds modules.
     """
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    variables |= without_account(root)
+    variables |= without_account(root) | shell_tools(root, storage_url)
     variables |= {
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(map(str, modules)),

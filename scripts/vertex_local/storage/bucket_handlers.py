@@ -1,0 +1,136 @@
+"""One short function per operation on buckets, and the list of what is in one."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vertex_local.storage import conditions, listing, resources
+from vertex_local.storage.errors import BadRequest
+from vertex_local.storage.requests import CONDITIONS, base, check_params, objects, part, read_json
+
+
+async def create(request: Request) -> Response:
+    check_params(request)
+    body = await read_json(request)
+    name = body.get("name")
+    if not isinstance(name, str):
+        raise BadRequest("Required parameter: name")
+    fields = resources.bucket_fields(body)
+    document = await run_in_threadpool(objects(request).create_bucket, name, fields)
+    return JSONResponse(resources.bucket_json(base(request), name, document))
+
+
+async def get(request: Request) -> Response:
+    check_params(request, *CONDITIONS)
+    name = part(request, "bucket")
+    document = await run_in_threadpool(objects(request).bucket, name)
+    conditions.read(request.query_params, request.headers).check(document, reading=True)
+    return JSONResponse(resources.bucket_json(base(request), name, document))
+
+
+async def layout(request: Request) -> Response:
+    """Answer what gcloud asks before it copies or deletes: whether folders are real objects."""
+    check_params(request, "prefix")
+    name = part(request, "bucket")
+    document = await run_in_threadpool(objects(request).bucket, name)
+    return JSONResponse(
+        {
+            "kind": "storage#storageLayout",
+            "bucket": name,
+            "location": document["location"],
+            "locationType": document["locationType"],
+            "hierarchicalNamespace": {"enabled": False},
+        }
+    )
+
+
+async def list_all(request: Request) -> Response:
+    check_params(request, "prefix", "maxResults", "pageToken")
+    prefix = request.query_params.get("prefix", "")
+    limit = _limit(request)
+    resume = listing.read_token(request.query_params.get("pageToken", ""))
+    names = await run_in_threadpool(objects(request).buckets)
+    names = [name for name in names if name.startswith(prefix) and name >= resume]
+    items = [
+        resources.bucket_json(
+            base(request), name, await run_in_threadpool(objects(request).bucket, name)
+        )
+        for name in names[:limit]
+    ]
+    answer = {"kind": "storage#buckets", "items": items}
+    if len(names) > limit:
+        answer["nextPageToken"] = listing.token(names[limit])
+    return JSONResponse(answer)
+
+
+async def patch(request: Request) -> Response:
+    check_params(request, *CONDITIONS)
+    return await _update(request, replace=False)
+
+
+async def update(request: Request) -> Response:
+    check_params(request, *CONDITIONS)
+    return await _update(request, replace=True)
+
+
+async def _update(request: Request, replace: bool) -> Response:
+    fields = resources.bucket_fields(await read_json(request))
+    change = (
+        resources.replace(fields, resources.BUCKET_FIELDS) if replace else resources.patch(fields)
+    )
+    name = part(request, "bucket")
+    document = await run_in_threadpool(
+        objects(request).update_bucket, name, change, conditions.read(request.query_params)
+    )
+    return JSONResponse(resources.bucket_json(base(request), name, document))
+
+
+async def delete(request: Request) -> Response:
+    check_params(request, *CONDITIONS)
+    wanted = conditions.read(request.query_params)
+    await run_in_threadpool(objects(request).delete_bucket, part(request, "bucket"), wanted)
+    return Response(status_code=204)
+
+
+async def list_objects(request: Request) -> Response:
+    check_params(
+        request,
+        *("prefix", "delimiter", "startOffset", "endOffset", "matchGlob", "maxResults"),
+        *("pageToken", "includeTrailingDelimiter", "includeFoldersAsPrefixes"),
+        "versions",  # no bucket here keeps old ones, so the live objects are all there are
+    )
+    params = request.query_params
+    query = listing.Query(
+        prefix=params.get("prefix", ""),
+        delimiter=params.get("delimiter", ""),
+        start=params.get("startOffset", ""),
+        end=params.get("endOffset", ""),
+        glob=params.get("matchGlob", ""),
+        trailing_delimiter=params.get("includeTrailingDelimiter", "").lower() == "true",
+        limit=_limit(request),
+        resume=listing.read_token(params.get("pageToken", "")),
+    )
+    bucket = part(request, "bucket")
+    return await run_in_threadpool(_page, request, bucket, query)
+
+
+def _page(request: Request, bucket: str, query: listing.Query) -> Response:
+    found, page = objects(request).list(bucket, query)
+    url = base(request)
+    answer: dict[str, object] = {"kind": "storage#objects"}
+    if found:
+        answer["items"] = [resources.object_json(url, bucket, *item) for item in found]
+    if page.prefixes:
+        answer["prefixes"] = page.prefixes
+    if page.token:
+        answer["nextPageToken"] = page.token
+    return JSONResponse(answer)
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("maxResults") or str(listing.MAX_PAGE)
+    if not text.isdecimal():
+        raise BadRequest(f"Invalid value for maxResults: {text!r}")
+    return min(int(text) or listing.MAX_PAGE, listing.MAX_PAGE)

@@ -1,0 +1,135 @@
+"""The answers of Cloud Storage that are not results, with Google's own sentences where known."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from xml.sax.saxutils import escape
+
+
+class StorageError(Exception):
+    """An error that Cloud Storage reports to its caller.
+
+    Attributes:
+        http: the HTTP status.
+        reason: Google's word for it in the JSON API.
+        code: Google's word for it in the XML API.
+    """
+
+    http: int = HTTPStatus.INTERNAL_SERVER_ERROR
+    reason = "backendError"
+    code = "InternalError"
+
+    def json(self) -> dict[str, object]:
+        """Return the error in the shape of the JSON API."""
+        detail = {"message": str(self), "domain": "global", "reason": self.reason}
+        return {"error": {"code": int(self.http), "message": str(self), "errors": [detail]}}
+
+    def xml(self) -> str:
+        """Return the error in the shape of the XML API."""
+        message = escape(str(self))
+        return (
+            "<?xml version='1.0' encoding='UTF-8'?>"
+            f"<Error><Code>{self.code}</Code><Message>{message}</Message>"
+            f"<Details>{message}</Details></Error>"
+        )
+
+
+class BadRequest(StorageError):
+    """The request itself is wrong."""
+
+    http, reason, code = HTTPStatus.BAD_REQUEST, "invalid", "InvalidArgument"
+
+
+class BadChecksum(BadRequest):
+    """The bytes that arrived are not the bytes that were sent."""
+
+    code = "BadDigest"
+
+
+class Forbidden(StorageError):
+    """The request comes from a web page."""
+
+    http, reason, code = HTTPStatus.FORBIDDEN, "forbidden", "AccessDenied"
+
+
+class NotFound(StorageError):
+    """There is no such bucket, object or upload."""
+
+    http, reason, code = HTTPStatus.NOT_FOUND, "notFound", "NoSuchKey"
+
+
+class Conflict(StorageError):
+    """The state of a bucket does not allow it."""
+
+    http, reason, code = HTTPStatus.CONFLICT, "conflict", "Conflict"
+
+
+class PreconditionFailed(StorageError):
+    """A condition that came with the request is not met."""
+
+    http, reason, code = HTTPStatus.PRECONDITION_FAILED, "conditionNotMet", "PreconditionFailed"
+
+    def __init__(self) -> None:
+        super().__init__("At least one of the pre-conditions you specified did not hold.")
+
+
+class NotModified(StorageError):
+    """The caller has the current state already."""
+
+    http, reason, code = HTTPStatus.NOT_MODIFIED, "notModified", "NotModified"
+
+
+class TooLarge(StorageError):
+    """A part of the request that is not an object's content is too long."""
+
+    http, reason, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "uploadTooLarge", "EntityTooLarge"
+
+
+class BadRange(StorageError):
+    """The asked bytes do not exist."""
+
+    http = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    reason, code = "requestedRangeNotSatisfiable", "InvalidRange"
+
+    def __init__(self) -> None:
+        super().__init__("Request range not satisfiable")
+
+
+class Cancelled(StorageError):
+    """The upload was given up by its owner. Google's own status code."""
+
+    http, reason, code = 499, "clientClosedRequest", "Cancelled"
+
+
+class DiskFull(StorageError):
+    """This machine has no room left. Not a status that clients repeat a request for."""
+
+    http = HTTPStatus.INSUFFICIENT_STORAGE
+    reason, code = "insufficientStorage", "InsufficientStorage"
+
+
+class Unavailable(StorageError):
+    """It does not work now, but may soon: clients try again by themselves."""
+
+    http, reason, code = HTTPStatus.SERVICE_UNAVAILABLE, "backendError", "ServiceUnavailable"
+
+
+class NotEmulated(StorageError):
+    """Cloud Storage can do this; local mode cannot."""
+
+    http, reason, code = HTTPStatus.NOT_IMPLEMENTED, "notImplemented", "NotImplemented"
+
+    def __init__(self, feature: str) -> None:
+        super().__init__(f"works on Cloud Storage, not in local mode: {feature}")
+
+
+def no_bucket() -> NotFound:
+    """Return the error for a bucket that does not exist."""
+    error = NotFound("The specified bucket does not exist.")
+    error.code = "NoSuchBucket"
+    return error
+
+
+def no_object(bucket: str, name: str) -> NotFound:
+    """Return the error for an object that does not exist."""
+    return NotFound(f"No such object: {bucket}/{name}")

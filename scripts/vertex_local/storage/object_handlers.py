@@ -1,0 +1,290 @@
+"""One short function per operation on objects: metadata, copies, and downloads."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from email.utils import formatdate
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from vertex_local.storage import conditions, resources
+from vertex_local.storage.digest import PIECE_BYTES, pieces
+from vertex_local.storage.errors import BadRange, BadRequest
+from vertex_local.storage.objects import Objects, Partial
+from vertex_local.storage.records import Resource
+from vertex_local.storage.requests import CONDITIONS, base, check_params, objects, part, read_json
+
+SOURCE_CONDITIONS = tuple(name.replace("if", "ifSource", 1) for name in conditions.NAMES)
+MAX_COMPOSED = 32
+
+
+def answer(request: Request, bucket: str, name: str, document: Resource) -> Response:
+    """Return an object's metadata as the response."""
+    return JSONResponse(resources.object_json(base(request), bucket, name, document))
+
+
+async def get(request: Request) -> Response:
+    """Answer with metadata, or with the content if `alt=media` asks for it."""
+    check_params(request, *CONDITIONS)
+    if request.query_params.get("alt") == "media":
+        return await download(request)
+    bucket, name = part(request, "bucket"), part(request, "object")
+    wanted = conditions.read(request.query_params, request.headers)
+    document = await run_in_threadpool(objects(request).get, bucket, name, wanted)
+    return answer(request, bucket, name, document)
+
+
+async def patch(request: Request) -> Response:
+    return await _update(request, replace=False)
+
+
+async def update(request: Request) -> Response:
+    return await _update(request, replace=True)
+
+
+async def _update(request: Request, replace: bool) -> Response:
+    check_params(request, *CONDITIONS)
+    bucket, name = part(request, "bucket"), part(request, "object")
+    fields = resources.object_fields(await read_json(request))
+    change = (
+        resources.replace(fields, resources.OBJECT_FIELDS) if replace else resources.patch(fields)
+    )
+    wanted = conditions.read(request.query_params)
+    document = await run_in_threadpool(objects(request).update, bucket, name, change, wanted)
+    return answer(request, bucket, name, document)
+
+
+async def delete(request: Request) -> Response:
+    check_params(request, *CONDITIONS)
+    wanted = conditions.read(request.query_params)
+    await run_in_threadpool(
+        objects(request).delete, part(request, "bucket"), part(request, "object"), wanted
+    )
+    return Response(status_code=204)
+
+
+async def copy(request: Request) -> Response:
+    """Copy an object; with `rewriteTo` the answer says that all is done in one step."""
+    check_params(
+        request, *CONDITIONS, *SOURCE_CONDITIONS, "sourceGeneration", "maxBytesRewrittenPerCall"
+    )
+    fields = resources.object_fields(await read_json(request))
+    target = part(request, "bucket"), part(request, "object")
+    document = await run_in_threadpool(
+        _copy,
+        objects(request),
+        (part(request, "source_bucket"), part(request, "source")),
+        target,
+        fields,
+        conditions.read(request.query_params, source=True),
+        conditions.read(request.query_params),
+    )
+    resource = resources.object_json(base(request), *target, document)
+    if "/rewriteTo/" not in request.scope["path"]:
+        return JSONResponse(resource)
+    size = document["size"]
+    return JSONResponse(
+        {
+            "kind": "storage#rewriteResponse",
+            "done": True,
+            "objectSize": size,
+            "totalBytesRewritten": size,
+            "resource": resource,
+        }
+    )
+
+
+def _copy(
+    store: Objects,
+    source: tuple[str, str],
+    target: tuple[str, str],
+    fields: Resource,
+    source_wanted: conditions.Conditions,
+    wanted: conditions.Conditions,
+) -> Resource:
+    store.check_writable(*target)
+    file, document = store.open(*source, source_wanted)
+    with file, Partial(store.incoming) as partial:
+        for data in pieces(file):
+            partial.write(data)
+        # As on Cloud Storage, metadata that is given replaces that of the source as a whole.
+        kept = fields or resources.copied_fields(document)
+        kept = {"contentType": document["contentType"], **kept}
+        hashes = None if "md5Hash" in document else {"crc32c": partial.digest.crc32c}
+        return store.put(*target, partial, kept, wanted, hashes)
+
+
+async def compose(request: Request) -> Response:
+    check_params(request, *CONDITIONS)
+    body = await read_json(request)
+    bucket, name = part(request, "bucket"), part(request, "object")
+    sources = body.get("sourceObjects")
+    if not isinstance(sources, list) or not 1 <= len(sources) <= MAX_COMPOSED:
+        raise BadRequest(
+            "The number of source components provided must be between 1 and "
+            f"{MAX_COMPOSED} inclusive."
+        )
+    fields = resources.object_fields(body.get("destination") or {})
+    wanted = conditions.read(request.query_params)
+    document = await run_in_threadpool(
+        _compose, objects(request), bucket, name, sources, fields, wanted
+    )
+    return answer(request, bucket, name, document)
+
+
+def _compose(
+    store: Objects,
+    bucket: str,
+    name: str,
+    sources: list[dict[str, Any]],
+    fields: Resource,
+    wanted: conditions.Conditions,
+) -> Resource:
+    store.check_writable(bucket, name)
+    components, content_type = 0, ""
+    with Partial(store.incoming) as partial:
+        for source in sources:
+            params = {**source.get("objectPreconditions", {}), **source}
+            params = {
+                key: str(value)
+                for key, value in params.items()
+                if key in CONDITIONS and value is not None
+            }
+            file, document = store.open(bucket, str(source.get("name")), conditions.read(params))
+            with file:
+                for data in pieces(file):
+                    partial.write(data)
+            components += int(document.get("componentCount", 1))
+            content_type = content_type or document["contentType"]
+        fields = {"contentType": content_type, **fields}
+        hashes = {"crc32c": partial.digest.crc32c}  # like Cloud Storage: no MD5 of a composite
+        return store.put(
+            bucket, name, partial, {**fields, "componentCount": components}, wanted, hashes
+        )
+
+
+async def download(request: Request) -> Response:
+    """Answer with an object's content, or a range of it."""
+    check_params(request, *CONDITIONS)
+    bucket, name = part(request, "bucket"), part(request, "object")
+    wanted = conditions.read(request.query_params, request.headers)
+    file, document = await run_in_threadpool(objects(request).open, bucket, name, wanted)
+    try:
+        return await _send(request, file, document)
+    except BaseException:
+        file.close()
+        raise
+
+
+async def _send(request: Request, file: BinaryIO, document: Resource) -> Response:
+    headers = _headers(document)
+    kind = document["contentType"]
+    if _wants_unpacked(request, document):
+        headers |= {"Warning": "214 UploadServer gunzipped", "Vary": "Accept-Encoding"}
+        return StreamingResponse(_unpacked(file), headers=headers, media_type=kind)
+    if encoding := document.get("contentEncoding"):
+        headers["Content-Encoding"] = encoding
+    size = int(document["size"])
+    start, end = _range(request.headers.get("range"), size)
+    status = 200
+    if (start, end) != (0, size) or "range" in request.headers:
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    headers |= {"Content-Length": str(end - start), "Content-Type": kind}
+    if request.method == "HEAD":
+        file.close()
+        return Response(None, status, headers)
+    if end - start <= PIECE_BYTES:
+        return Response(_read_all(file, start, end - start), status, headers)
+    return StreamingResponse(_range_of(file, start, end), status, headers)
+
+
+def _read_all(file: BinaryIO, start: int, length: int) -> bytes:
+    with file:
+        file.seek(start)
+        return file.read(length)
+
+
+async def _range_of(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(start)
+        while start < end:
+            data = await run_in_threadpool(file.read, min(PIECE_BYTES, end - start))
+            if not data:
+                raise OSError("the file became shorter while it was sent")
+            start += len(data)
+            yield data
+
+
+async def _unpacked(file: BinaryIO) -> AsyncIterator[bytes]:
+    unpack = zlib.decompressobj(wbits=31)
+    with file:
+        while data := await run_in_threadpool(file.read, PIECE_BYTES):
+            # A megabyte of gzip may hold a gigabyte, so it is unpacked a megabyte at a time.
+            while data:
+                yield await run_in_threadpool(unpack.decompress, data, PIECE_BYTES)
+                data = unpack.unconsumed_tail
+
+
+def _wants_unpacked(request: Request, document: Resource) -> bool:
+    """Return whether gzip content must be unpacked for this client ("transcoding")."""
+    return (
+        document.get("contentEncoding") == "gzip"
+        and "gzip" not in request.headers.get("accept-encoding", "")
+        and "no-transform" not in document.get("cacheControl", "")
+    )
+
+
+def _headers(document: Resource) -> dict[str, str]:
+    hashes = [("crc32c", document.get("crc32c")), ("md5", document.get("md5Hash"))]
+    changed = datetime.fromisoformat(document["updated"].replace("Z", "+00:00")).timestamp()
+    headers = {
+        "Accept-Ranges": "bytes",
+        "Cache-Control": document.get("cacheControl", "no-cache"),
+        "ETag": f'"{conditions.etag(document)}"',
+        "Last-Modified": formatdate(changed, usegmt=True),
+        "X-Goog-Generation": document["generation"],
+        "X-Goog-Metageneration": document["metageneration"],
+        "X-Goog-Hash": ",".join(f"{kind}={value}" for kind, value in hashes if value),
+        "X-Goog-Storage-Class": document["storageClass"],
+        "X-Goog-Stored-Content-Encoding": document.get("contentEncoding", "identity"),
+        "X-Goog-Stored-Content-Length": document["size"],
+    }
+    for field, header in (
+        ("contentDisposition", "Content-Disposition"),
+        ("contentLanguage", "Content-Language"),
+    ):
+        if field in document:
+            headers[header] = document[field]
+    for key, value in document.get("metadata", {}).items():
+        headers[f"X-Goog-Meta-{quote(key)}"] = value
+    return {key: _header_text(value) for key, value in headers.items()}
+
+
+def _header_text(value: str) -> str:
+    """Return a value that a header may hold: metadata may have line breaks and any letters."""
+    if value.isascii() and value.isprintable():
+        return value
+    return quote(value)
+
+
+def _range(header: str | None, size: int) -> tuple[int, int]:
+    """Return the first byte that a `Range` header asks for, and the one after the last."""
+    found = re.fullmatch(r"bytes=(\d*)-(\d*)", (header or "").replace(" ", ""))
+    if not found or not any(found.groups()):
+        return 0, size
+    first, last = found.groups()
+    if not first:  # the last so many bytes
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+    if start >= size or start >= end:
+        raise BadRange
+    return start, end

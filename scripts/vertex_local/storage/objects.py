@@ -1,0 +1,545 @@
+"""Buckets and objects as a file tree: `buckets/<bucket>/<object>` are plain files, and the truth.
+
+Knows files and records, not HTTP. A file that appeared or changed from elsewhere is an object with
+metadata made up for it. An object that is uploaded appears in one step, by renaming a complete
+file; so does its metadata, see `records`.
+"""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+import os
+import shutil
+import stat
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vertex_local.config import LocalModeError, Root
+from vertex_local.storage import listing, names
+from vertex_local.storage.conditions import ANY, Conditions
+from vertex_local.storage.digest import Digest, digest_of
+from vertex_local.storage.errors import (
+    BadRequest,
+    Conflict,
+    DiskFull,
+    NotEmulated,
+    Unavailable,
+    no_bucket,
+    no_object,
+)
+from vertex_local.storage.records import FOLDER, Records, Resource, identity
+
+BUCKET_RULES = "https://cloud.google.com/storage/docs/buckets#naming"
+PARTIAL = ".partial"  # the end of the names of files that are being received
+ATTEMPTS = 50  # to read a file that somebody else is writing
+DEFAULT_TYPE = "application/octet-stream"
+# What a file system says when it cannot hold a name.
+BAD_NAME_ERRORS = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
+NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Live:
+    """An object as it is now: its file, and its metadata."""
+
+    path: Path
+    identity: str
+    resource: Resource
+
+
+class Partial:
+    """A file that is being received; nothing that a listing could show.
+
+    A context manager: what was not moved into place is deleted at the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{uuid.uuid4().hex}{PARTIAL}"
+        self.digest = Digest()
+        self._file: BinaryIO = open(self.path, "xb")
+
+    def write(self, data: bytes) -> None:
+        """Add the next bytes."""
+        with readable_disk_errors():
+            self._file.write(data)
+        self.digest.update(data)
+
+    def close(self) -> None:
+        """Have the bytes on the disk."""
+        if not self._file.closed:
+            with readable_disk_errors():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Objects:
+    """All buckets of one root. Safe to use from several threads.
+
+    Raises:
+        LocalModeError: if the metadata cannot be read.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self._buckets = Path(os.path.realpath(root.buckets))
+        self.incoming = root.uploads
+        self.incoming.mkdir(exist_ok=True)
+        for left_over in self.incoming.glob(f"*{PARTIAL}"):  # of a server that was killed
+            left_over.unlink()
+        # Only for moments: whoever holds it moves complete files and writes records.
+        self._lock = threading.RLock()
+        self._folders = listing.Folders()
+        self._last_generation = 0
+        self._ignores_case = _ignores_case(self.incoming)
+        self._records = _open_records(root.metadata)
+
+    def close(self) -> None:
+        """Close the metadata; nothing may be asked afterwards."""
+        self._records.close()
+
+    # Buckets
+
+    def create_bucket(self, name: str, fields: Mapping[str, Any]) -> Resource:
+        """Make an empty bucket."""
+        if problem := names.bucket_name_problem(name):
+            raise BadRequest(f"Invalid bucket name: '{name}': {problem}. The rules: {BUCKET_RULES}")
+        with self._lock:
+            if os.path.lexists(self._buckets / name):
+                raise Conflict(
+                    "Your previous request to create the named bucket succeeded and you already "
+                    "own it."
+                )
+            document = {**_new_bucket(now()), **fields}
+            self._records.put_bucket(name, document)
+            (self._buckets / name).mkdir()
+        return document
+
+    def bucket(self, name: str) -> Resource:
+        """Return a bucket's metadata; a folder that appeared from elsewhere gets some now."""
+        with self._lock:
+            path = self._bucket_path(name)
+            document = self._records.bucket(name)
+            if document is None:
+                document = _new_bucket(_time(path.stat().st_mtime_ns))
+                self._records.put_bucket(name, document)
+        return document
+
+    def buckets(self) -> list[str]:
+        """Return the names of all buckets, in order."""
+        return sorted(
+            entry.name
+            for entry in os.scandir(self._buckets)
+            if entry.is_dir(follow_symlinks=False) and names.bucket_name_problem(entry.name) is None
+        )
+
+    def update_bucket(
+        self, name: str, change: Callable[[Resource], Resource], conditions: Conditions
+    ) -> Resource:
+        """Change a bucket's metadata."""
+        with self._lock:
+            document = self.bucket(name)
+            conditions.check(document)
+            document = change(document)
+            document["metageneration"] = str(int(document["metageneration"]) + 1)
+            document["updated"] = now()
+            self._records.put_bucket(name, document)
+        return document
+
+    def delete_bucket(self, name: str, conditions: Conditions) -> None:
+        """Delete an empty bucket."""
+        with self._lock:
+            conditions.check(self.bucket(name))
+            if next(self._walk(name).names(), None) is not None:
+                raise Conflict("The bucket you tried to delete is not empty.")
+            shutil.rmtree(self._bucket_path(name))  # folders without any object
+            self._records.drop_bucket(name)
+
+    # Objects
+
+    def get(self, bucket: str, name: str, conditions: Conditions = ANY) -> Resource:
+        """Return an object's metadata."""
+        return self._get(bucket, name, conditions, reading=True).resource
+
+    def open(
+        self, bucket: str, name: str, conditions: Conditions = ANY
+    ) -> tuple[BinaryIO, Resource]:
+        """Return an object's bytes as an open file, and its metadata.
+
+        The file stays what it is while it is open, even if the object is replaced.
+        """
+        for _ in range(ATTEMPTS):
+            live = self._get(bucket, name, conditions, reading=True)
+            if live.identity == FOLDER:
+                return open(os.devnull, "rb"), live.resource
+            with suppress(FileNotFoundError):  # deleted meanwhile: ask again
+                file = open(live.path, "rb")
+                if identity(os.fstat(file.fileno())) == live.identity:
+                    return file, live.resource
+                file.close()  # replaced meanwhile
+        raise _busy(bucket, name)
+
+    def put(
+        self,
+        bucket: str,
+        name: str,
+        partial: Partial,
+        fields: Mapping[str, Any],
+        conditions: Conditions = ANY,
+        hashes: Mapping[str, str | None] | None = None,
+    ) -> Resource:
+        """Make a complete partial file the object's content, in one step.
+
+        Args:
+            fields: metadata that the owner gave.
+            conditions: what must hold for the object that is there now.
+            hashes: `md5Hash` and `crc32c`, where they are not those of the partial's digest; a
+                composite object has no MD5.
+        """
+        self.check_writable(bucket, name)
+        partial.close()
+        if name.endswith("/"):
+            return self._put_folder(bucket, name, partial, fields, conditions)
+        path = self._buckets / bucket / name
+        with self._lock, readable_disk_errors(name):
+            self._bucket_path(bucket)
+            before = self._find(bucket, name)
+            conditions.check(before.resource if before else None)
+            self._check_case(bucket, name)
+            document = self._new_document(partial.digest, hashes, fields, before)
+            document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
+            known = self._records.of(bucket, name)
+            new = identity(partial.path.stat())
+            self._records.put(bucket, name, new, document)
+            self._make_folders(bucket, path)
+            try:
+                os.replace(partial.path, path)
+            except (IsADirectoryError, NotADirectoryError, FileExistsError):
+                self._records.drop(bucket, name, [new])
+                raise NotEmulated(
+                    f"an object {name!r} beside objects '{name}/…': local mode keeps objects as "
+                    "files, and one name cannot be a file and a folder"
+                ) from None
+            self._records.drop(bucket, name, known.keys() - {new})
+        return document
+
+    def check_writable(self, bucket: str, name: str) -> None:
+        """Raise what is wrong with a name before its bytes are received."""
+        if problem := names.object_name_problem(name):
+            raise BadRequest(f"Invalid object name: {name!r}: {problem}.")
+        if limit := names.object_name_limit(name):
+            raise NotEmulated(f"an object name {limit}; local mode keeps objects as files")
+        self._bucket_path(bucket)
+
+    def check_conditions(self, bucket: str, name: str, conditions: Conditions) -> None:
+        """Raise PreconditionFailed if an upload could not be completed now."""
+        with self._lock:
+            live = self._find(bucket, name)
+            conditions.check(live.resource if live else None)
+
+    def update(
+        self,
+        bucket: str,
+        name: str,
+        change: Callable[[Resource], Resource],
+        conditions: Conditions,
+    ) -> Resource:
+        """Change an object's metadata."""
+        with self._lock:
+            live = self._get(bucket, name, conditions)
+            document = change(live.resource)
+            document["metageneration"] = str(int(document["metageneration"]) + 1)
+            document["updated"] = now()
+            self._records.put(bucket, name, live.identity, document)
+        return document
+
+    def delete(self, bucket: str, name: str, conditions: Conditions = ANY) -> None:
+        """Delete an object, and the folders that held nothing else."""
+        with self._lock:
+            live = self._get(bucket, name, conditions)
+            if live.identity != FOLDER:
+                live.path.unlink(missing_ok=True)
+            self._records.drop(bucket, name, self._records.of(bucket, name))
+            self._prune(bucket, live.path if live.identity == FOLDER else live.path.parent)
+
+    def list(self, bucket: str, query: listing.Query) -> tuple[list[tuple[str, Resource]], Any]:
+        """Return one page: objects with their names, and the `listing.Page`."""
+        page = listing.page(self._walk(bucket), query)
+        known = self._records.of_many(bucket, page.names)
+        found = []
+        for name in page.names:
+            live = self._find(bucket, name, known)
+            if live is not None:  # deleted since the walk
+                found.append((name, live.resource))
+        return found, page
+
+    # Inside
+
+    def _bucket_path(self, bucket: str) -> Path:
+        path = self._buckets / bucket
+        if names.bucket_name_problem(bucket) is not None or not _is_folder(path):
+            raise no_bucket()
+        return path
+
+    def _walk(self, bucket: str) -> listing.Walk:
+        path = self._bucket_path(bucket)
+        return listing.Walk(path, self._folders, self._records.folders(bucket))
+
+    def _get(self, bucket: str, name: str, conditions: Conditions, reading: bool = False) -> Live:
+        self._bucket_path(bucket)
+        live = self._find(bucket, name)
+        if live is None or not conditions.names_generation(live.resource):
+            raise no_object(bucket, name)
+        conditions.check(live.resource, reading)
+        return live
+
+    def _find(
+        self,
+        bucket: str,
+        name: str,
+        known: Mapping[tuple[str, str], Resource] | None = None,
+    ) -> Live | None:
+        """Return an object as it is now, or None.
+
+        Args:
+            known: records that were read before, by name and file identity.
+        """
+        if names.object_name_problem(name) or names.object_name_limit(name):
+            return None
+        path = self._buckets / bucket / name
+        if not self._is_inside(bucket, name):
+            return None
+        records = None if known is not None else self._records.of(bucket, name)
+        if name.endswith("/"):
+            document = records.get(FOLDER) if records is not None else None
+            if known is not None:
+                document = known.get((name, FOLDER))
+            return Live(path, FOLDER, document) if document and _is_folder(path) else None
+        try:
+            status = path.lstat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        key = identity(status)
+        document = records.get(key) if records is not None else (known or {}).get((name, key))
+        if document is None:
+            return self._make_up(bucket, name, path)
+        return Live(path, key, document)
+
+    def _is_inside(self, bucket: str, name: str) -> bool:
+        """Return whether the way to a name leads through real folders with exactly these names.
+
+        A link could lead out of the root; and a file system that ignores case would find an
+        object under a name that it does not have.
+        """
+        path = self._buckets / bucket
+        *folders, last = name.removesuffix("/").split("/")
+        for part in folders:
+            if self._ignores_case and part not in os.listdir(path):
+                return False
+            path = path / part
+            if not _is_folder(path):
+                return False
+        return not self._ignores_case or last in os.listdir(path)
+
+    def _make_up(self, bucket: str, name: str, path: Path) -> Live | None:
+        """Give metadata to a file that appeared or changed from elsewhere."""
+        for _ in range(ATTEMPTS):
+            try:
+                with open(path, "rb") as file:
+                    key = identity(os.fstat(file.fileno()))
+                    digest = digest_of(file)
+                    status = os.fstat(file.fileno())
+            except OSError:
+                return None
+            if identity(status) == key:
+                break
+            # It is being written; try until it stands still for the time of one reading.
+        else:
+            raise _busy(bucket, name)
+        with self._lock:
+            known = self._records.of(bucket, name)
+            if key in known:
+                return Live(path, key, known[key])
+            before = max(known.values(), key=_generation, default=None)
+            document = self._new_document(digest, None, {}, None)
+            document["generation"] = str(
+                max(status.st_mtime_ns // 1000, _generation(before) + 1 if before else 0)
+            )
+            document["timeCreated"] = document["updated"] = _time(status.st_mtime_ns)
+            document["contentType"] = mimetypes.guess_type(name)[0] or DEFAULT_TYPE
+            self._records.put(bucket, name, key, document)
+            self._records.drop(bucket, name, known)
+        return Live(path, key, document)
+
+    def _new_document(
+        self,
+        digest: Digest,
+        hashes: Mapping[str, str | None] | None,
+        fields: Mapping[str, Any],
+        before: Live | None,
+    ) -> Resource:
+        """Return the metadata of a new generation of an object."""
+        moment = now()
+        if hashes is None:
+            hashes = {"md5Hash": digest.md5, "crc32c": digest.crc32c}
+        last = max(self._last_generation, _generation(before.resource) if before else 0)
+        self._last_generation = max(time.time_ns() // 1000, last + 1)
+        return {
+            "generation": str(self._last_generation),
+            "metageneration": "1",
+            "size": str(digest.size),
+            "storageClass": "STANDARD",
+            "timeCreated": moment,
+            "updated": moment,
+            **{key: value for key, value in hashes.items() if value},
+            **fields,
+        }
+
+    def _put_folder(
+        self,
+        bucket: str,
+        name: str,
+        partial: Partial,
+        fields: Mapping[str, Any],
+        conditions: Conditions,
+    ) -> Resource:
+        """Make the placeholder of a folder, as consoles and tools do: an empty object "name/"."""
+        if partial.digest.size:
+            raise NotEmulated("an object whose name ends with '/' and that is not empty")
+        with self._lock, readable_disk_errors(name):
+            before = self._find(bucket, name)
+            conditions.check(before.resource if before else None)
+            self._check_case(bucket, name)
+            document = self._new_document(partial.digest, None, fields, before)
+            document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
+            path = self._buckets / bucket / name
+            self._make_folders(bucket, path / "x")
+            self._records.put(bucket, name, FOLDER, document)
+        return document
+
+    def _make_folders(self, bucket: str, path: Path) -> None:
+        """Make the folders that a new object's file needs."""
+        top = self._buckets / bucket
+        for folder in reversed([*path.relative_to(top).parents][:-1]):
+            if not _is_folder(top / folder):
+                try:
+                    (top / folder).mkdir()
+                except FileExistsError:
+                    raise NotEmulated(
+                        f"an object '{folder}/…' beside an object '{folder}': local mode keeps "
+                        "objects as files, and one name cannot be a file and a folder"
+                    ) from None
+
+    def _check_case(self, bucket: str, name: str) -> None:
+        """Refuse a name that differs from another only in case, where that is one file."""
+        if not self._ignores_case:
+            return
+        path = self._buckets / bucket
+        for part in name.removesuffix("/").split("/"):
+            there = os.listdir(path) if _is_folder(path) else []
+            same = [entry for entry in there if entry.lower() == part.lower() and entry != part]
+            if same:
+                raise NotEmulated(
+                    f"names that differ only in case ({part!r} and {same[0]!r}), because this "
+                    "file system takes them for one"
+                )
+            path = path / part
+
+    def _prune(self, bucket: str, folder: Path) -> None:
+        """Remove a folder and those above it as long as they are empty and no placeholder."""
+        top = self._buckets / bucket
+        while folder != top:
+            name = f"{folder.relative_to(top).as_posix()}/"
+            if FOLDER in self._records.of(bucket, name):
+                return
+            try:
+                folder.rmdir()
+            except OSError:  # not empty
+                return
+            folder = folder.parent
+
+
+def now() -> str:
+    """Return the current time as the API writes times."""
+    return _time(time.time_ns())
+
+
+def _time(nanoseconds: int) -> str:
+    moment = datetime.fromtimestamp(nanoseconds / 1e9, tz=timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _busy(bucket: str, name: str) -> Unavailable:
+    return Unavailable(f"{bucket}/{name} changes all the time; another program is writing it")
+
+
+def _generation(document: Resource) -> int:
+    return int(document["generation"])
+
+
+def _new_bucket(created: str) -> Resource:
+    return {
+        "timeCreated": created,
+        "updated": created,
+        "metageneration": "1",
+        "location": "US",
+        "locationType": "multi-region",
+        "storageClass": "STANDARD",
+    }
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether this is a folder and not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Return whether the file system takes `A` and `a` for one name, as macOS does."""
+    with Partial(folder) as probe:
+        return (folder / probe.path.name.upper()).exists()
+
+
+def _open_records(path: Path) -> Records:
+    import sqlite3
+
+    try:
+        return Records(path)
+    except sqlite3.DatabaseError as err:
+        raise LocalModeError(
+            f"{path} is damaged ({err}). It holds content types, labels and checksums, not your "
+            "files. Delete it: local mode then makes up new metadata for the files it finds."
+        ) from err
+
+
+@contextmanager
+def readable_disk_errors(name: str = "") -> Iterator[None]:
+    """Turn what a disk cannot do into an answer for the client."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in NO_ROOM_ERRORS:
+            raise DiskFull(f"this machine has no room for it ({err.strerror})") from err
+        if name and err.errno in BAD_NAME_ERRORS:
+            raise NotEmulated(
+                f"the object name {name!r}, which this file system cannot hold ({err.strerror})"
+            ) from err
+        raise

@@ -1,0 +1,121 @@
+"""What all handlers need of a request: its names, its JSON, its bytes; and what it may ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from vertex_local.storage import conditions
+from vertex_local.storage.digest import PIECE_BYTES, from_header
+from vertex_local.storage.errors import BadRequest, NotEmulated, TooLarge
+from vertex_local.storage.objects import Objects, Partial
+from vertex_local.storage.uploads import Intent
+
+MAX_JSON_BYTES = 1 << 20
+# These change how an answer is written, who pays or how it is counted, not what is done.
+HARMLESS = frozenset(
+    "alt fields prettyPrint projection quotaUser userProject userIp key uploadType upload_id "
+    "uploadId name project access_token $alt $.xgafv".split()
+)
+CONDITIONS = frozenset([*conditions.NAMES, "generation"])
+
+
+def objects(request: Request) -> Objects:
+    """Return the buckets that this server is about."""
+    found: Objects = request.app.state.objects
+    return found
+
+
+def base(request: Request) -> str:
+    """Return the URL under which the client knows this server."""
+    return f"http://{request.headers['host']}"
+
+
+def part(request: Request, key: str) -> str:
+    """Return one decoded part of the path: a bucket or an object name."""
+    try:
+        return unquote(request.path_params[key], errors="strict")
+    except UnicodeDecodeError as err:
+        raise BadRequest("The name in the URL is not valid UTF-8.") from err
+
+
+def check_params(request: Request, *known: str) -> None:
+    """Refuse parameters that this operation does not know, rather than ignore them.
+
+    Raises:
+        NotEmulated: if there is one.
+    """
+    for key, value in request.query_params.items():
+        if key not in HARMLESS and key not in known and value.lower() not in ("", "false"):
+            raise NotEmulated(f"{request.method} with the parameter {key}")
+    for key in request.headers:
+        if key.startswith(("x-goog-encryption", "x-goog-copy-source-encryption")):
+            raise NotEmulated("encryption keys of one's own")
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the JSON object in a request's body, `{}` if it has none."""
+    return parse_json(await read_limited(request, MAX_JSON_BYTES))
+
+
+async def read_limited(request: Request, limit: int) -> bytes:
+    """Return a request's body if it is not too long."""
+    body = b""
+    async for data in request.stream():
+        body += data
+        if len(body) > limit:
+            raise TooLarge(f"The body of this request must not be longer than {limit} bytes.")
+    return body
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+    """Return a JSON object; `{}` for no text at all."""
+    try:
+        body = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError) as err:
+        raise BadRequest(f"Parse Error: {err}") from err
+    if not isinstance(body, dict):
+        raise BadRequest("Parse Error: the body is not a JSON object.")
+    return body
+
+
+async def receive(stream: AsyncIterator[bytes], partial: Partial) -> bytes:
+    """Write a stream to a file, except for its last piece, which is returned.
+
+    So a small object costs no extra change of threads, and a large one little memory.
+    """
+    held: list[bytes] = []
+    size = 0
+    async for data in stream:
+        held.append(data)
+        size += len(data)
+        if size >= PIECE_BYTES:
+            await run_in_threadpool(partial.write, b"".join(held))
+            held, size = [], 0
+    return b"".join(held)
+
+
+def intent(request: Request, bucket: str, body: dict[str, Any], fields: dict[str, Any]) -> Intent:
+    """Return what an upload is meant to become, from its URL, its metadata and its headers.
+
+    Args:
+        body: the metadata as sent.
+        fields: what of it is kept.
+    """
+    name = request.query_params.get("name") or body.get("name")
+    if not isinstance(name, str):
+        raise BadRequest("Required")
+    announced = from_header(request.headers.getlist("x-goog-hash"))
+    if md5 := request.headers.get("content-md5"):
+        announced["md5"] = md5
+    for key, field in (("md5", "md5Hash"), ("crc32c", "crc32c")):
+        if isinstance(body.get(field), str):
+            announced[key] = body[field]
+    params = {key: value for key, value in request.query_params.items() if key in CONDITIONS}
+    conditions.read(params)  # a wrong one is refused now
+    return Intent(bucket, name, fields, params, announced)

@@ -1,0 +1,160 @@
+"""Buckets and objects as the API writes them: what clients may set, and what they get to see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from vertex_local.config import PROJECT_NUMBER
+from vertex_local.storage.conditions import etag
+from vertex_local.storage.errors import BadRequest, NotEmulated
+from vertex_local.storage.records import Resource
+
+OBJECT_FIELDS = frozenset(
+    "cacheControl contentDisposition contentEncoding contentLanguage contentType customTime "
+    "metadata storageClass".split()
+)
+OBJECT_OUTPUTS = frozenset(
+    "bucket componentCount crc32c etag generation id kind md5Hash mediaLink metageneration name "
+    "owner selfLink size timeCreated timeFinalized timeStorageClassUpdated updated".split()
+)
+# Local mode has no permissions, so what `iamConfiguration` says about them is only remembered.
+BUCKET_FIELDS = frozenset("iamConfiguration labels location rpo storageClass".split())
+BUCKET_OUTPUTS = frozenset(
+    "etag generation id kind locationType metageneration name owner projectNumber selfLink "
+    "softDeletePolicy timeCreated updated".split()
+)
+MAPPINGS = frozenset({"labels", "metadata"})  # a patch changes single keys of these
+DERIVED = frozenset(  # of the source of a copy, these do not go over to the copy
+    "generation metageneration size md5Hash crc32c timeCreated updated componentCount".split()
+)
+
+
+def object_fields(body: Mapping[str, Any]) -> Resource:
+    """Return the metadata that a request sets for an object.
+
+    Raises:
+        NotEmulated: if it sets something that local mode does not do.
+    """
+    return _fields(body, OBJECT_FIELDS, OBJECT_OUTPUTS, "an object with")
+
+
+def bucket_fields(body: Mapping[str, Any]) -> Resource:
+    """Return the metadata that a request sets for a bucket.
+
+    Raises:
+        NotEmulated: if it sets something that local mode does not do.
+    """
+    fields = _fields(body, BUCKET_FIELDS, BUCKET_OUTPUTS, "a bucket with")
+    if not _is_off(body.get("softDeletePolicy", {}).get("retentionDurationSeconds")):
+        raise NotEmulated("a bucket with softDeletePolicy")
+    if location := fields.get("location"):
+        fields["location"] = str(location).upper()
+        multi = fields["location"] in ("US", "EU", "ASIA")
+        fields["locationType"] = "multi-region" if multi else "region"
+    return fields
+
+
+def _fields(
+    body: Mapping[str, Any], writable: frozenset[str], outputs: frozenset[str], what: str
+) -> Resource:
+    fields = {}
+    for key, value in body.items():
+        if key in writable:
+            fields[key] = _checked(key, value)
+        elif key not in outputs and not _is_off(value):
+            raise NotEmulated(f"{what} {key}")
+    return fields
+
+
+def _checked(key: str, value: Any) -> Any:
+    if value is None or key == "iamConfiguration":
+        return value
+    if key in MAPPINGS:
+        if not isinstance(value, dict):
+            raise BadRequest(f"Invalid value for: {key} is not an object")
+        for item in value.values():
+            if not isinstance(item, str | None):
+                raise BadRequest(f"Invalid value for: {key}: {item!r} is not a string")
+    elif not isinstance(value, str):
+        raise BadRequest(f"Invalid value for: {key}: {value!r} is not a string")
+    return value
+
+
+def _is_off(value: Any) -> bool:
+    """Return whether a value only says that a feature is not used."""
+    if isinstance(value, dict):
+        return all(_is_off(item) for item in value.values())
+    return value in (None, False, "", 0, "0", [])
+
+
+def patch(fields: Mapping[str, Any]) -> Callable[[Resource], Resource]:
+    """Return the change that a PATCH asks for: null removes a field, or a key of a mapping."""
+
+    def change(document: Resource) -> Resource:
+        changed = dict(document)
+        for key, value in fields.items():
+            if key in MAPPINGS and isinstance(value, dict):
+                value = {**changed.get(key, {}), **value}
+                value = {item: text for item, text in value.items() if text is not None}
+            if value is None or value == {}:
+                changed.pop(key, None)
+            else:
+                changed[key] = value
+        return changed
+
+    return change
+
+
+def replace(fields: Mapping[str, Any], writable: frozenset[str]) -> Callable[[Resource], Resource]:
+    """Return the change that a PUT asks for: what it does not name is gone."""
+
+    def change(document: Resource) -> Resource:
+        kept = {key: value for key, value in document.items() if key not in writable}
+        for key in ("contentType", "storageClass", "location"):  # always have a value
+            if key in document and key in writable:
+                kept[key] = document[key]
+        return patch(fields)(kept)
+
+    return change
+
+
+def copied_fields(source: Resource) -> Resource:
+    """Return the metadata that a copy takes over from its source."""
+    return {key: value for key, value in source.items() if key not in DERIVED}
+
+
+def object_json(base: str, bucket: str, name: str, document: Resource) -> Resource:
+    """Return an object as clients see it.
+
+    Args:
+        base: the URL under which the client knows this server.
+    """
+    path = f"storage/v1/b/{bucket}/o/{quote(name, safe='')}"
+    generation = document["generation"]
+    return {
+        "kind": "storage#object",
+        "id": f"{bucket}/{name}/{generation}",
+        "selfLink": f"{base}/{path}",
+        "mediaLink": f"{base}/download/{path}?generation={generation}&alt=media",
+        "name": name,
+        "bucket": bucket,
+        "etag": etag(document),
+        "timeStorageClassUpdated": document["timeCreated"],
+        "timeFinalized": document["timeCreated"],
+        **document,
+    }
+
+
+def bucket_json(base: str, name: str, document: Resource) -> Resource:
+    """Return a bucket as clients see it."""
+    return {
+        "kind": "storage#bucket",
+        "id": name,
+        "name": name,
+        "selfLink": f"{base}/storage/v1/b/{name}",
+        "projectNumber": PROJECT_NUMBER,
+        "etag": etag(document),
+        **document,
+    }

@@ -1,0 +1,165 @@
+"""The whole of Cloud Storage's API on one screen: which method and path leads to which handler.
+
+Paths are matched as they were sent: `a%2Fcompose` is an object, `a/compose` an operation on `a`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vertex_local import loopback
+from vertex_local.storage import batch, bucket_handlers, object_handlers, upload_handlers
+from vertex_local.storage.errors import Forbidden, NotEmulated, StorageError
+from vertex_local.storage.objects import Objects
+from vertex_local.storage.requests import objects, part
+from vertex_local.storage.uploads import Parts, Sessions
+
+logger = logging.getLogger(__name__)
+
+API = "/storage/v1/b"
+OBJECT = f"{API}/{{bucket}}/o/{{object}}"
+COPY = f"{API}/{{source_bucket}}/o/{{source}}/{{verb}}/b/{{bucket}}/o/{{object}}"
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+XML_OBJECT = "/{bucket}/{object:path}"
+FEATURES = {
+    "acl": "access control lists",
+    "anywhereCaches": "Anywhere Cache",
+    "bulkRestore": "soft delete",
+    "defaultObjectAcl": "access control lists",
+    "folders": "folders of hierarchical namespaces",
+    "hmacKeys": "HMAC keys",
+    "iam": "IAM policies",
+    "lockRetentionPolicy": "retention policies",
+    "managedFolders": "managed folders",
+    "notificationConfigs": "notifications",
+    "restore": "soft delete",
+    "serviceAccount": "the project's service account",
+    "watch": "notifications",
+}
+
+
+def application(store: Objects) -> Starlette:
+    """Return the web application for these buckets."""
+    on_bucket, on_object, upload = bucket_handlers, object_handlers, upload_handlers
+    routes = [
+        Route(API, on_bucket.list_all, methods=["GET"]),
+        Route(API, on_bucket.create, methods=["POST"]),
+        Route(f"{API}/{{bucket}}", on_bucket.get, methods=["GET"]),
+        Route(f"{API}/{{bucket}}", on_bucket.patch, methods=["PATCH"]),
+        Route(f"{API}/{{bucket}}", on_bucket.update, methods=["PUT"]),
+        Route(f"{API}/{{bucket}}", on_bucket.delete, methods=["DELETE"]),
+        Route(f"{API}/{{bucket}}/storageLayout", on_bucket.layout, methods=["GET"]),
+        Route(f"{API}/{{bucket}}/o", on_bucket.list_objects, methods=["GET"]),
+        Route(OBJECT, on_object.get, methods=["GET"]),
+        Route(OBJECT, on_object.patch, methods=["PATCH"]),
+        Route(OBJECT, on_object.update, methods=["PUT"]),
+        Route(OBJECT, on_object.delete, methods=["DELETE"]),
+        Route(f"{OBJECT}/compose", on_object.compose, methods=["POST"]),
+        Route(COPY.replace("{verb}", "copyTo"), on_object.copy, methods=["POST"]),
+        Route(COPY.replace("{verb}", "rewriteTo"), on_object.copy, methods=["POST"]),
+        Route(f"/download{OBJECT}", on_object.download, methods=["GET"]),
+    ]
+    for prefix in ("/upload", "/resumable/upload"):
+        path = f"{prefix}{API}/{{bucket}}/o"
+        routes += [
+            Route(path, upload.upload, methods=["POST"]),
+            Route(path, upload.proceed, methods=["PUT"]),
+            Route(path, upload.cancel, methods=["DELETE"]),
+        ]
+    routes += [
+        Route("/batch/storage/v1", batch.batch, methods=["POST"]),
+        Route("/batch", batch.batch, methods=["POST"]),
+        Route("/storage/{rest:path}", not_emulated, methods=METHODS),
+        Route(XML_OBJECT, on_object.download, methods=["GET"]),
+        Route(XML_OBJECT, upload.xml_post, methods=["POST"]),
+        Route(XML_OBJECT, upload.xml_put, methods=["PUT"]),
+        Route(XML_OBJECT, upload.xml_delete, methods=["DELETE"]),
+        Route("/{bucket}", xml_bucket, methods=["GET"]),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(_Gate)],
+        exception_handlers={
+            StorageError: _error,
+            HTTPException: _no_route,
+            ClientDisconnect: _gone,
+            Exception: _crash,
+        },
+    )
+    app.state.objects = store
+    app.state.sessions = Sessions(store.incoming)
+    app.state.parts = Parts(store.incoming)
+    return app
+
+
+class _Gate:
+    """ASGI middleware: keeps web pages out, and lets routes see the path as it was sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if reason := loopback.refusal(Headers(scope=scope)):
+            await _response(Forbidden(reason), xml=False)(scope, receive, send)
+            return
+        path = scope.get("raw_path", b"").split(b"?")[0].decode("latin-1")
+        await self._app({**scope, "path": path or scope["path"]}, receive, send)
+
+
+async def xml_bucket(request: Request) -> Response:
+    objects(request).bucket(part(request, "bucket"))
+    raise NotEmulated("listing with the XML API")
+
+
+async def not_emulated(request: Request) -> Response:
+    words = request.scope["path"].split("/")
+    for word in words[4:]:
+        if word in FEATURES and (words[-1] == word or word in words[5:7]):
+            raise NotEmulated(f"{FEATURES[word]} ({request.method} …/{word})")
+    raise NotEmulated(f"{request.method} {request.scope['path']}")
+
+
+def _response(error: StorageError, xml: bool) -> Response:
+    status = int(error.http)
+    if status == 304:
+        return Response(status_code=status)
+    if xml:
+        return Response(error.xml(), status, media_type="application/xml")
+    return JSONResponse(error.json(), status)
+
+
+def _is_xml(request: Request) -> bool:
+    """Return whether a request is one of the XML API, whose paths begin with the bucket."""
+    first = request.scope["path"].split("/")[1]
+    return first not in ("storage", "upload", "download", "resumable", "batch")
+
+
+def _error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StorageError)  # Starlette calls this for StorageError only
+    return _response(error, _is_xml(request))
+
+
+def _no_route(request: Request, _error: Exception) -> Response:
+    feature = NotEmulated(f"{request.method} {request.scope['path']}")
+    return _response(feature, _is_xml(request))
+
+
+def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it: the client closed the connection
+
+
+def _crash(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    answer = StorageError(f"local mode failed to answer: {error!r}; its server.log says more")
+    return _response(answer, _is_xml(request))

@@ -1,0 +1,207 @@
+"""Uploads in several requests: resumable ones, and the parts of the XML API's multipart uploads.
+
+Both survive a restart of the server: what was received lies beside the buckets, and is nothing
+that a listing shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vertex_local.storage.digest import digest_of, pieces
+from vertex_local.storage.errors import BadRequest, NotFound
+from vertex_local.storage.objects import Partial, readable_disk_errors
+from vertex_local.storage.records import Resource
+
+KEPT_SECONDS = 7 * 24 * 3600.0  # as Cloud Storage keeps an upload that nobody continues
+GRANULE = 256 * 1024  # a chunk that is not the last one must have a multiple of this many bytes
+
+
+@dataclass
+class Intent:
+    """What an upload will become when it is complete.
+
+    Attributes:
+        params: the query parameters of its first request, with the preconditions.
+        hashes: the checksums that the sender announced.
+    """
+
+    bucket: str
+    name: str
+    fields: Resource
+    params: dict[str, str]
+    hashes: dict[str, str]
+
+
+class Received(Partial):
+    """The content of a resumable upload so far; it stays between requests."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "a+b")
+        self._file.seek(0)
+        self.digest = digest_of(self._file)
+
+    @property
+    def size(self) -> int:
+        """How many bytes have been received."""
+        return self.digest.size
+
+    def reopen(self) -> None:
+        """Go on after `close`."""
+        if self._file.closed:
+            self._file = open(self.path, "a+b")
+
+    def keep_only(self, size: int) -> None:
+        """Forget what was received beyond `size`: it will be sent again."""
+        if size < self.size:
+            self._file.flush()
+            self._file.truncate(size)
+            self._file.seek(0)
+            self.digest = digest_of(self._file)
+
+    def save(self) -> None:
+        """Let the file have everything that was acknowledged."""
+        with readable_disk_errors():
+            self._file.flush()
+
+
+@dataclass
+class Session:
+    """A resumable upload."""
+
+    id: str
+    intent: Intent
+    received: Received
+    result: Resource | None = None
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Sessions:
+    """All resumable uploads of one root, by id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, Session] = {}
+        for path in folder.iterdir():  # those that nobody continued
+            if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def begin(self, intent: Intent) -> Session:
+        """Return a new upload."""
+        number = uuid.uuid4().hex
+        self._note(number).write_text(json.dumps(vars(intent)))
+        session = Session(number, intent, Received(self._data(number)))
+        self._open[number] = session
+        return session
+
+    def get(self, number: str) -> Session:
+        """Return an upload that was begun, perhaps by the server before this one.
+
+        Raises:
+            NotFound: if there is none.
+        """
+        if number in self._open:
+            return self._open[number]
+        if not re.fullmatch("[0-9a-f]{32}", number) or not self._note(number).is_file():
+            raise NotFound("The upload session does not exist, or has ended.")
+        intent = Intent(**json.loads(self._note(number).read_text()))
+        session = Session(number, intent, Received(self._data(number)))
+        return self._open.setdefault(number, session)
+
+    def end(self, session: Session, result: Resource | None) -> None:
+        """Forget what is only needed for going on.
+
+        Args:
+            result: the finished object, which a client may still ask for; None if it gave up.
+        """
+        session.result = result
+        with session.received:  # deletes the file if it was not moved into place
+            self._note(session.id).unlink(missing_ok=True)
+        if result is None:
+            self._open.pop(session.id, None)
+
+    def _note(self, number: str) -> Path:
+        return self._folder / f"{number}.session"
+
+    def _data(self, number: str) -> Path:
+        return self._folder / f"{number}.received"
+
+
+class Parts:
+    """Multipart uploads of the XML API: each a folder with a file per part."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, intent: Intent) -> str:
+        """Return the id of a new upload."""
+        number = uuid.uuid4().hex
+        self._path(number).mkdir()
+        (self._path(number) / "intent").write_text(json.dumps(vars(intent)))
+        return number
+
+    def intent(self, number: str) -> Intent:
+        """Return what an upload will become.
+
+        Raises:
+            NotFound: if there is no such upload.
+        """
+        try:
+            if not re.fullmatch("[0-9a-f]{32}", number):
+                raise FileNotFoundError
+            return Intent(**json.loads((self._path(number) / "intent").read_text()))
+        except FileNotFoundError:
+            error = NotFound("The requested upload was not found.")
+            error.code = "NoSuchUpload"
+            raise error from None
+
+    def add(self, number: str, part: int, partial: Partial) -> None:
+        """Keep a part; one that was sent before with the same number is replaced."""
+        partial.close()
+        before = list(self._path(number).glob(f"{part:05}.*"))
+        target = self._path(number) / f"{part:05}.{partial.digest.md5_hex}"
+        os.replace(partial.path, target)
+        for path in before:
+            if path != target:
+                path.unlink(missing_ok=True)
+
+    def join(self, number: str, wanted: Iterable[tuple[int, str]], into: Partial) -> int:
+        """Write the parts one after the other; return how many there were.
+
+        Args:
+            wanted: part numbers with their ETags, in order.
+
+        Raises:
+            BadRequest: if a part is missing or has another ETag.
+        """
+        count = 0
+        for part, etag in wanted:
+            path = self._path(number) / f"{part:05}.{etag}"
+            if not re.fullmatch("[0-9a-f]{32}", etag) or not path.is_file():
+                error = BadRequest(f"Part {part} with ETag {etag!r} was not uploaded.")
+                error.code = "InvalidPart"
+                raise error
+            with open(path, "rb") as file:
+                for data in pieces(file):
+                    into.write(data)
+            count += 1
+        return count
+
+    def end(self, number: str) -> None:
+        """Delete the parts."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._path(number))
+
+    def _path(self, number: str) -> Path:
+        return self._folder / f"{number}.parts"
