@@ -432,17 +432,21 @@ class Trainer:
         self.history: list[list[float]] = []
         self.pool = ThreadPoolExecutor(torch.get_num_threads())
         torch.set_num_threads(1)  # see sums()
-        self.rank, self.processes = 0, 1
+        settings = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
+        self.made_with = {f"--{name}": getattr(args, name) for name in settings}
+        self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
+        self.made_with |= {"the device": self.device.type}
+        self.rank, self.processes, self.turn = 0, 1, 0
         if dist.is_initialized():
             self.rank, self.processes = dist.get_rank(), dist.get_world_size()
             self.ddp = nn.parallel.DistributedDataParallel(self.model)
-            self.work: Any = None  # kept to the end: PyTorch 2.13 can hang if this is freed first
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         state: dict[str, Any] = {**self.adam.state, "best_weights": self.best_weights}
         state |= {"shuffle": self.shuffle.get_state(), "stopping": asdict(self.stopping)}
-        return {**state, "history": self.history, "next_epoch": len(self.history) + 1}
+        state |= {"history": self.history, "next_epoch": len(self.history) + 1}
+        return {**state, "made_with": self.made_with}
 
     def restore(self, state: dict[str, Any]) -> None:
         for name, tensor in {**self.adam.state, "best_weights": self.best_weights}.items():
@@ -501,57 +505,44 @@ class Trainer:
         return torch.cat([loss / rows, scores.double() / len(self.val.y)])
 
 
-class Checkpoints:
+def save_checkpoint(trainer: Trainer) -> None:
     """Two files in turn: if the newest is damaged, the one before is still there."""
-
-    def __init__(self, args: argparse.Namespace, train: Table, val: Table) -> None:
-        self.args, self.turn, self.saved_at = args, 0, time.monotonic()
-        settings = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
-        self.made_with = {f"--{name}": getattr(args, name) for name in settings}
-        self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
-        self.made_with |= {"the device": train.x.device.type}
-
-    def due(self, epoch: int) -> bool:
-        every = self.args.checkpoint_every
-        return bool(epoch % every == 0 if every else time.monotonic() > self.saved_at + 60)
-
-    def save(self, state: dict[str, Any]) -> None:
-        file = io.BytesIO()
-        torch.save({"made_with": self.made_with, **state}, file)
-        write_bytes(join(self.args.checkpoint_dir, f"checkpoint-{self.turn}.pt"), file.getvalue())
-        self.turn, self.saved_at = 1 - self.turn, time.monotonic()
-
-    def load(self) -> dict[str, Any]:
-        """The newest state that can be read; {} if there is none."""
-        best: dict[str, Any] = {}
-        folder, damaged = self.args.checkpoint_dir, []
-        for turn in (0, 1):
-            uri = join(folder, f"checkpoint-{turn}.pt")
-            try:
-                state = torch.load(io.BytesIO(read_bytes(uri)), "cpu", weights_only=True)
-                if state["made_with"] and state["next_epoch"] > best.get("next_epoch", 0):
-                    best, self.turn = state, 1 - turn
-            except Absent:
-                continue
-            except Stop:
-                raise
-            except Exception:  # a damaged file makes torch raise errors of many kinds
-                log.warning("skipped %s: it is damaged, or no checkpoint of this script", uri)
-                damaged.append(uri)
-        require(best or not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
-        require(best or not self.args.resume, f"--resume: there is no checkpoint in {folder}")
-        for name, now in self.made_with.items() if best else ():
-            then = best["made_with"][name]
-            text = f"the checkpoint in {folder} is of another run: {name} was {then}, now is {now}"
-            require(then == now, f"{text}; use another --checkpoint_dir")
-        done = best.get("next_epoch", 1) - 1
-        require(done <= self.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
-        return best
+    file = io.BytesIO()
+    torch.save(trainer.state(), file)
+    write_bytes(join(trainer.args.checkpoint_dir, f"checkpoint-{trainer.turn}.pt"), file.getvalue())
+    trainer.turn = 1 - trainer.turn
 
 
-def fit(trainer: Trainer, checkpoints: Checkpoints) -> None:
+def load_checkpoint(trainer: Trainer) -> dict[str, Any]:
+    """The newest state that can be read; {} if there is none."""
+    args, folder, damaged = trainer.args, trainer.args.checkpoint_dir, []
+    best: dict[str, Any] = {}
+    for turn in (0, 1):
+        uri = join(folder, f"checkpoint-{turn}.pt")
+        try:
+            state = torch.load(io.BytesIO(read_bytes(uri)), "cpu", weights_only=True)
+            if state["made_with"] and state["next_epoch"] > best.get("next_epoch", 0):
+                best, trainer.turn = state, 1 - turn
+        except Absent:
+            continue
+        except Stop:
+            raise
+        except Exception:  # a damaged file makes torch raise errors of many kinds
+            log.warning("skipped %s: it is damaged, or no checkpoint of this script", uri)
+            damaged.append(uri)
+    require(best or not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
+    require(best or not args.resume, f"--resume: there is no checkpoint in {folder}")
+    for name, was in best.get("made_with", {}).items():
+        now, text = trainer.made_with[name], f"the checkpoint in {folder} is of another run: {name}"
+        require(was == now, f"{text} was {was}, now it is {now}; use another --checkpoint_dir")
+    done = best.get("next_epoch", 1) - 1
+    require(done <= args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
+    return best
+
+
+def fit(trainer: Trainer) -> None:
     args, history, stopping, shown_at = trainer.args, trainer.history, trainer.stopping, -math.inf
-    keeper, bar = args.checkpoint_dir and trainer.rank == 0, None
+    every, saved_at, bar = args.checkpoint_every, time.monotonic(), None
     # A bar on a terminal. A notebook's `!python` pretends to be one, but cannot redraw a line.
     if sys.stderr.isatty() and not (args.quiet or trainer.rank or "JPY_PARENT_PID" in os.environ):
         with contextlib.suppress(ModuleNotFoundError):
@@ -561,8 +552,7 @@ def fit(trainer: Trainer, checkpoints: Checkpoints) -> None:
         numbers = trainer.epoch()
         numbers = torch.cat([numbers, numbers.new_tensor([sigterm.is_set()])])
         if trainer.processes > 1:
-            trainer.work = dist.all_reduce(numbers, async_op=True)  # add the parts up;
-            trainer.work.wait()  # if one process must leave, all do
+            dist.all_reduce(numbers)  # each process has its part; if one must leave, all do
         train_loss, val_loss, accuracy, leave = numbers.tolist()  # here a GPU is waited for
         history.append([epoch, train_loss, val_loss, accuracy, time.perf_counter() - start])
         if not math.isfinite(train_loss + val_loss):
@@ -577,12 +567,16 @@ def fit(trainer: Trainer, checkpoints: Checkpoints) -> None:
             log.log(level, line, epoch, args.epochs, train_loss, val_loss, accuracy)
         if bar:
             bar.update()
-        if keeper and (last or checkpoints.due(epoch)):
-            checkpoints.save(trainer.state())
+        due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
+        if args.checkpoint_dir and trainer.rank == 0 and (due or last):
+            save_checkpoint(trainer)
+            saved_at = time.monotonic()
         if leave:
             raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
     if bar:
         bar.close()
+    if len(history) < args.epochs:
+        log.info("stopped early: %d epochs without progress", args.patience)
 
 
 # ------------------------------------------------------------------------------ results
@@ -635,7 +629,8 @@ def write_results(trainer: Trainer, keep: RunLog) -> None:
     try:
         for name, data in files.items():
             write_bytes(join(folder, name), data)
-        log.info("saved epoch %d of %d in %s", facts["final_epoch"], facts["epochs_run"], folder)
+        text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}, val_accuracy "
+        log.info((text + "{final_val_accuracy:.4f}").format(**facts))
         files["training.log"] = keep.save()  # complete: nothing is printed after this
         facts["artifacts"] = {name: fingerprint(data) for name, data in files.items()}
         write_bytes(join(folder, "metrics.json"), json.dumps(facts, indent=2).encode())
@@ -666,16 +661,15 @@ def train_and_save(args: argparse.Namespace, keep: RunLog) -> None:
     device = choose_device(args.device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    tables = load_both(args, device)
-    trainer, checkpoints = Trainer(args, *tables), Checkpoints(args, *tables)
-    found = [checkpoints.load() if args.checkpoint_dir and trainer.rank == 0 else {}]
+    trainer = Trainer(args, *load_both(args, device))
+    found = [load_checkpoint(trainer) if args.checkpoint_dir and trainer.rank == 0 else {}]
     if trainer.processes > 1:
         dist.broadcast_object_list(found)  # the file may be on the first machine only
     if found[0]:
         trainer.restore(found[0])
         log.info("resumed after epoch %d", len(trainer.history))
     try:
-        fit(trainer, checkpoints)
+        fit(trainer)
     except Stop as error:
         if error.exit_code == 3 and trainer.rank == 0:
             write_bytes(join(args.model_out, "eval_history.csv"), history_csv(trainer.history))
@@ -684,7 +678,7 @@ def train_and_save(args: argparse.Namespace, keep: RunLog) -> None:
         trainer.adam.state["weights"].copy_(trainer.best_weights)
     if trainer.rank == 0:
         write_results(trainer, keep)
-    if trainer.processes > 1:
+    if trainer.processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
         dist.destroy_process_group()
 
 
