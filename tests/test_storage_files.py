@@ -106,7 +106,7 @@ def test_lost_metadata_is_made_up_again(own_root: Root) -> None:
 def test_no_name_leaves_the_bucket(
     server: ServerRecord, bucket: storage.Bucket, root: Root, name: str, status: int
 ) -> None:
-    before = sorted(root.path.rglob("*"))
+    before = sorted(root.buckets.rglob("*"))
     (root.path / "outside").write_text("private")
     url = f"{server.storage_url}/upload/storage/v1/b/{bucket.name}/o?uploadType=media&name="
     assert requests.post(url + quote(name, safe=""), b"x", timeout=30).status_code == status
@@ -123,8 +123,10 @@ def test_no_name_leaves_the_bucket(
         assert answer.status in (400, 404), path
         assert b"private" not in answer.read()
         connection.close()
+    assert (root.path / "outside").read_text() == "private"
     (root.path / "outside").unlink()
-    assert sorted(root.path.rglob("*")) == before
+    assert sorted(root.buckets.rglob("*")) == before
+    assert list(root.uploads.glob("*.partial")) == []
 
 
 def test_links_do_not_lead_out_of_a_bucket(

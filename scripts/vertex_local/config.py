@@ -140,6 +140,7 @@ def without_account(root: Root) -> dict[str, str]:
     return {
         "GOOGLE_APPLICATION_CREDENTIALS": "",
         "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # where else a login would be found
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs: no gRPC, which is not answered here
         "NO_GCE_CHECK": "true",  # do not ask whether this is a machine of Google's
     }
 

@@ -46,6 +46,13 @@ async def layout(request: Request) -> Response:
     )
 
 
+async def managed_folders(request: Request) -> Response:
+    """Answer what gcloud asks before it deletes a bucket: there are none, and none can be made."""
+    check_params(request, "prefix", "pageSize", "pageToken")
+    await run_in_threadpool(objects(request).bucket, part(request, "bucket"))
+    return JSONResponse({"kind": "storage#managedFolders"})
+
+
 async def list_all(request: Request) -> Response:
     check_params(request, "prefix", "maxResults", "pageToken")
     prefix = request.query_params.get("prefix", "")

@@ -58,6 +58,7 @@ def application(store: Objects) -> Starlette:
         Route(f"{API}/{{bucket}}", on_bucket.update, methods=["PUT"]),
         Route(f"{API}/{{bucket}}", on_bucket.delete, methods=["DELETE"]),
         Route(f"{API}/{{bucket}}/storageLayout", on_bucket.layout, methods=["GET"]),
+        Route(f"{API}/{{bucket}}/managedFolders", on_bucket.managed_folders, methods=["GET"]),
         Route(f"{API}/{{bucket}}/o", on_bucket.list_objects, methods=["GET"]),
         Route(OBJECT, on_object.get, methods=["GET"]),
         Route(OBJECT, on_object.patch, methods=["PATCH"]),
