@@ -330,12 +330,12 @@ class Adam:
 
     def __init__(self, model: nn.Module, learning_rate: float) -> None:
         self.learning_rate, self.parameters = learning_rate, list(model.parameters())
-        weights = self.flat([p.detach() for p in self.parameters])
-        parts = torch.split(weights, [p.numel() for p in self.parameters])
+        self.weights = self.flat([p.detach() for p in self.parameters])
+        parts = torch.split(self.weights, [p.numel() for p in self.parameters])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part.view(parameter.shape[::-1]).t()  # now a view of weights
-        mean, square, step = weights * 0, weights * 0, weights.new_zeros((), dtype=torch.float64)
-        self.state = {"weights": weights, "mean": mean, "square": square, "step": step}
+        self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        self.steps = self.weights.new_zeros((), dtype=torch.float64)  # stays on the device
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """One vector, matrices transposed: the gradient of a layer with few inputs is then fast."""
@@ -343,12 +343,12 @@ class Adam:
 
     @torch.no_grad()
     def step(self, gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        weights, mean, square, step = self.state.values()
-        step += 1
-        mean.lerp_(gradient, 1 - beta1)
-        square.lerp_(gradient.square(), 1 - beta2)
-        spread = (square / (1 - beta2**step)).sqrt_().add_(1e-8)
-        weights.addcdiv_(mean / (1 - beta1**step), spread, value=-self.learning_rate)
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - beta1)
+        self.square.lerp_(gradient.square(), 1 - beta2)
+        mean = self.mean / (1 - beta1**self.steps)
+        square = self.square / (1 - beta2**self.steps)
+        self.weights.addcdiv_(mean, square.sqrt_().add_(1e-8), value=-self.learning_rate)
 
 
 @dataclass
@@ -428,8 +428,9 @@ class Trainer:
         self.adam = Adam(self.model.to(self.device), args.learning_rate)
         self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
         self.stopping = EarlyStopping(args.patience, args.min_delta)
-        self.best_weights = self.adam.state["weights"].clone()
-        self.history: list[list[float]] = []
+        self.best_weights = self.adam.weights.clone()
+        self.vectors = [self.adam.weights, self.adam.mean, self.adam.square, self.best_weights]
+        self.history: list[list[float]] = []  # of each epoch: two losses, accuracy, seconds
         self.pool = ThreadPoolExecutor(torch.get_num_threads())
         torch.set_num_threads(1)  # see sums()
         settings = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
@@ -443,16 +444,18 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        state: dict[str, Any] = {**self.adam.state, "best_weights": self.best_weights}
+        state: dict[str, Any] = {"vectors": torch.stack(self.vectors), "steps": self.adam.steps}
         state |= {"shuffle": self.shuffle.get_state(), "stopping": asdict(self.stopping)}
-        state |= {"history": self.history, "next_epoch": len(self.history) + 1}
-        return {**state, "made_with": self.made_with}
+        state |= {"history": torch.from_numpy(np.array(self.history))}  # faster than a list
+        return {**state, "next_epoch": len(self.history) + 1, "made_with": self.made_with}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for name, tensor in {**self.adam.state, "best_weights": self.best_weights}.items():
-            tensor.copy_(state[name])
+        for vector, saved in zip(self.vectors, state["vectors"], strict=True):
+            vector.copy_(saved)
+        self.adam.steps.copy_(state["steps"])
         self.shuffle.set_state(state["shuffle"])
-        self.stopping, self.history = EarlyStopping(**state["stopping"]), state["history"]
+        self.stopping = EarlyStopping(**state["stopping"])
+        self.history = state["history"].tolist()
 
     def sums(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """Add up `function` over pieces of the rows that need little memory and fit into a cache.
@@ -543,6 +546,9 @@ def load_checkpoint(trainer: Trainer) -> dict[str, Any]:
 def fit(trainer: Trainer) -> None:
     args, history, stopping, shown_at = trainer.args, trainer.history, trainer.stopping, -math.inf
     every, saved_at, bar = args.checkpoint_every, time.monotonic(), None
+    # Vertex AI always names a folder, inside the run's own: a run too short to be in need of
+    # checkpoints leaves none there, unless somebody asked for them.
+    asked = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
     # A bar on a terminal. A notebook's `!python` pretends to be one, but cannot redraw a line.
     if sys.stderr.isatty() and not (args.quiet or trainer.rank or "JPY_PARENT_PID" in os.environ):
         with contextlib.suppress(ModuleNotFoundError):
@@ -554,12 +560,12 @@ def fit(trainer: Trainer) -> None:
         if trainer.processes > 1:
             dist.all_reduce(numbers)  # each process has its part; if one must leave, all do
         train_loss, val_loss, accuracy, leave = numbers.tolist()  # here a GPU is waited for
-        history.append([epoch, train_loss, val_loss, accuracy, time.perf_counter() - start])
+        history.append([train_loss, val_loss, accuracy, time.perf_counter() - start])
         if not math.isfinite(train_loss + val_loss):
             text = f"train_loss is {train_loss} and val_loss {val_loss} in epoch {epoch}"
             raise Stop(f"{text}: try a lower --learning_rate", 3)
         if stopping.is_best(epoch, val_loss):
-            trainer.best_weights.copy_(trainer.adam.state["weights"])
+            trainer.best_weights.copy_(trainer.adam.weights)
         last = epoch == args.epochs or stopping.should_stop() or leave
         if last or epoch % max(1, args.epochs // 10) == 0 or time.monotonic() > shown_at + 10:
             level, shown_at = logging.DEBUG if bar else logging.INFO, time.monotonic()
@@ -568,7 +574,7 @@ def fit(trainer: Trainer) -> None:
         if bar:
             bar.update()
         due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
-        if args.checkpoint_dir and trainer.rank == 0 and (due or last):
+        if args.checkpoint_dir and trainer.rank == 0 and (due or leave or (last and asked)):
             save_checkpoint(trainer)
             saved_at = time.monotonic()
         if leave:
@@ -581,8 +587,10 @@ def fit(trainer: Trainer) -> None:
 
 # ------------------------------------------------------------------------------ results
 def history_csv(history: list[list[float]]) -> bytes:
-    rows = [f"{epoch},{a!r},{b!r},{c!r},{seconds:.6f}" for epoch, a, b, c, seconds in history]
-    return "\n".join(["epoch,train_loss,val_loss,val_accuracy,seconds", *rows, ""]).encode()
+    lines = ["epoch,train_loss,val_loss,val_accuracy,seconds"]
+    for epoch, (train_loss, val_loss, accuracy, seconds) in enumerate(history, start=1):
+        lines.append(f"{epoch},{train_loss!r},{val_loss!r},{accuracy!r},{seconds:.6f}")
+    return "\n".join([*lines, ""]).encode()
 
 
 def device_name(device: torch.device) -> str:
@@ -596,12 +604,14 @@ def device_name(device: torch.device) -> str:
 
 def describe(trainer: Trainer) -> dict[str, Any]:
     """metrics.json; data/README.md explains every field."""
-    args, history, device = trainer.args, trainer.history, trainer.device
-    best = history[trainer.stopping.best_epoch - 1]
-    final = best if args.restore_best else history[-1]
     facts: dict[str, Any] = {}
-    for i, name in enumerate(("epoch", "train_loss", "val_loss", "val_accuracy")):
-        facts |= {f"best_{name}": best[i], f"final_{name}": final[i]}
+    args, history, device = trainer.args, trainer.history, trainer.device
+    best = trainer.stopping.best_epoch
+    final = best if args.restore_best else len(history)
+    for kind, epoch in {"best": best, "final": final}.items():
+        train_loss, val_loss, accuracy, _ = history[epoch - 1]
+        facts |= {f"{kind}_epoch": epoch, f"{kind}_train_loss": train_loss}
+        facts |= {f"{kind}_val_loss": val_loss, f"{kind}_val_accuracy": accuracy}
     facts |= {"epochs_run": len(history), "stopped_early": len(history) < args.epochs}
     facts |= {"seconds": sum(row[-1] for row in history), "seed": args.seed}
     settings = "epochs learning_rate patience min_delta restore_best batch_size seed".split()
@@ -675,7 +685,7 @@ def train_and_save(args: argparse.Namespace, keep: RunLog) -> None:
             write_bytes(join(args.model_out, "eval_history.csv"), history_csv(trainer.history))
         raise
     if args.restore_best:
-        trainer.adam.state["weights"].copy_(trainer.best_weights)
+        trainer.adam.weights.copy_(trainer.best_weights)
     if trainer.rank == 0:
         write_results(trainer, keep)
     if trainer.processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this

@@ -24,7 +24,6 @@ from trainer_cases import (
     RESULTS,
     SCRIPT,
     Case,
-    LocalPlace,
     Trainers,
     arrays,
     command_line,
@@ -438,7 +437,3 @@ def test_a_tuning_service_is_told_if_its_package_is_there(local: Case, tmp_path:
     ]
     local.train_well()
     assert local.weights() == local.weights("tuned")
-
-
-def test_local_place_is_what_it_says(tmp_path: Path) -> None:
-    assert LocalPlace(tmp_path).list("nothing") == []

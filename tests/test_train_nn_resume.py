@@ -67,10 +67,17 @@ def test_early_stopping_goes_on_where_it_was(local: Case) -> None:
 
 def test_vertex_names_the_folder(local: Case) -> None:
     folder = local.place.uri("vertex/checkpoints/")
-    assert local.trainers.run(*local.argv(), AIP_CHECKPOINT_DIR=folder).code == 0
-    assert local.place.list("vertex/checkpoints") == ["checkpoint-0.pt"]
-    assert local.trainers.run(*local.argv(epochs=9), AIP_CHECKPOINT_DIR=folder).code == 0
+    asked = {"checkpoint_every": 4}
+    assert local.trainers.run(*local.argv(**asked), AIP_CHECKPOINT_DIR=folder).code == 0
+    assert "checkpoint-0.pt" in local.place.list("vertex/checkpoints")
+    assert local.trainers.run(*local.argv(epochs=9, **asked), AIP_CHECKPOINT_DIR=folder).code == 0
     assert "resumed after epoch 6" in local.log()
+
+
+def test_a_short_run_leaves_nothing_in_the_folder_of_vertex(local: Case) -> None:
+    folder = local.place.uri("vertex/checkpoints/")
+    assert local.trainers.run(*local.argv(), AIP_CHECKPOINT_DIR=folder).code == 0
+    assert "vertex" not in local.place.list("")
 
 
 def test_and_without_a_folder_nothing_is_saved(local: Case) -> None:
