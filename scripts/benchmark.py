@@ -11,6 +11,7 @@ so it holds on a slow or busy machine, too.
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import os
 import platform
@@ -239,6 +240,7 @@ def measure_cuda(turns: int, quick: bool) -> Iterator[Row]:
         yield f"one epoch, {rows:,} rows, {kind}", "", f"{statistics.median(found):.4f} s"
 
 
+OTHERS = {"local-mode": "benchmark_local_mode", "storage": "benchmark_storage"}
 MEASURES = {
     "process": measure_process,
     "epoch": measure_epoch,
@@ -269,10 +271,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--turns", type=int, default=5, help="repetitions (default: 5)")
     command.add_argument("--quick", action="store_true", help="small and rough")
     command.set_defaults(run=benchmark_trainer)
+    for name, module in OTHERS.items():
+        commands.add_parser(name, help=f"see scripts/{module}.py")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in OTHERS:
+        return int(importlib.import_module(OTHERS[argv[0]]).main(argv[1:]))
     args = parse_args(argv)
     args.run(args)
     return 0
