@@ -155,8 +155,8 @@ def clean_environment() -> dict[str, str]:
     others = ("AIP_", "CLOUD_ML", "CLUSTER_SPEC", "GOOGLE_", "STORAGE_EMULATOR", "JPY_", "OMP_")
     others += ("MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
     ours = {name: text for name, text in os.environ.items() if not name.startswith(others)}
-    path = os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return {**ours, "PYTHONPATH": path, "GOOGLE_CLOUD_PROJECT": "test-project"}
+    folders = [str(SCRIPT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**ours, "PYTHONPATH": os.pathsep.join(folders), "GOOGLE_CLOUD_PROJECT": "test-project"}
 
 
 def command_line(*argv: object, cwd: Path, **env: str) -> Result:
