@@ -227,6 +227,7 @@ def test_doctor_finds_nothing_wrong_here(own_root: Root) -> None:
         assert words in finished.stdout
     assert "training API answers" in finished.stdout
     assert "Cloud Storage answers" in finished.stdout
+    assert "/gcs" in finished.stdout.splitlines()[-1]  # whether there is one or not
     assert daemon.find(own_root) is None
 
 

@@ -7,17 +7,18 @@ programs in the job's folder, which use the Python that stands for the image.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from google.cloud.aiplatform_v1.types import ContainerSpec, WorkerPoolSpec
 
+from vertex_local import mount
 from vertex_local.errors import Unimplemented
 
 PYTHONS = re.compile(r"(/usr(/local)?/bin/)?python(3(\.\d+)?)?")
 SHELLS = re.compile(r"(/(usr/)?bin/)?(ba)?sh")
-MOUNT = "/gcs/"
+# `/gcs` as a path of its own, not as a part of another one such as gs://bucket/gcs/file.
+MOUNT = re.compile(r"(?<![\w./-])/gcs(?![\w.-])")
 
 # A virtual environment refuses `--user`, and a job must not change the environment of others: so
 # pip installs into the job's own folder. Its own upgrade changes nothing that a job needs.
@@ -58,17 +59,20 @@ def words(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:
     Args:
         spec: the replica's worker pool.
         python: the interpreter that stands for the image.
-        buckets: the folder that stands for the mount /gcs, where there is no such mount.
+        buckets: the folder that the replica finds at `/gcs`, or that stands for it in the words of
+            its command where this machine allows no `/gcs`.
     """
-    if not spec.container_spec:
+    if spec.container_spec:
+        line = [*spec.container_spec.command, *spec.container_spec.args]
+        if PYTHONS.fullmatch(line[0]):
+            line[0] = python
+    else:
         package = spec.python_package_spec
-        return [python, "-m", package.python_module, *package.args]
-    line = [*spec.container_spec.command, *spec.container_spec.args]
-    if PYTHONS.fullmatch(line[0]):
-        line[0] = python
-    if not os.path.isdir(MOUNT):
-        line = [word.replace(MOUNT, f"{buckets}/") for word in line]
-    return line
+        line = [python, "-m", package.python_module, *package.args]
+    prefix = mount.prefix(buckets)
+    if prefix is None:
+        return [MOUNT.sub(lambda _: str(buckets), word) for word in line]
+    return [*prefix, *line]
 
 
 def write_programs(folder: Path, python: str, site: Path) -> None:

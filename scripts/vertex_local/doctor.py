@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from vertex_local import daemon, kernel, loopback
+from vertex_local import daemon, kernel, loopback, mount
 from vertex_local.config import LocalModeError, Root
 
 DISTRIBUTION = "vertex-ai-workshop"
@@ -27,7 +27,7 @@ Check = Callable[[Root], Iterator[str]]
 def report(root: Root) -> int:
     """Print one line per finding; return 0 if nothing is wrong, else 1."""
     failures = 0
-    for check in (python, packages, packaging_tool, ports, disk, kernel_spec, emulator):
+    for check in (python, packages, packaging_tool, ports, disk, kernel_spec, emulator, gcs):
         try:
             for finding in check(root):
                 print(f"[OK]   {finding}", flush=True)
@@ -138,6 +138,19 @@ def emulator(root: Root) -> Iterator[str]:
                     f"Local mode's {name} does not answer ({err}). Run `vertex-local down`, then "
                     f"try again; {root.log} may say why."
                 ) from err
+
+
+def gcs(root: Root) -> Iterator[str]:
+    """Whether jobs and cells have `/gcs`. Nothing fails without it: there are other ways."""
+    if not root.buckets.is_dir():  # an earlier line says why
+        return
+    if obstacle := mount.obstacle(root.buckets):
+        yield (
+            f"no {mount.MOUNT} in cells and jobs ({obstacle}). {mount.IN_WORDS} "
+            f"To have one for every program: {mount.advice(root.buckets)}."
+        )
+    else:
+        yield f"cells and jobs find the buckets at {mount.MOUNT}"
 
 
 def _tested_versions() -> dict[str, str]:

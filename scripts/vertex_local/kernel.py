@@ -10,10 +10,11 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vertex_local import config, daemon
+from vertex_local import config, daemon, mount
 from vertex_local.config import LocalModeError, Root, ServerRecord
 
 NAME = "vertex-local"
@@ -36,6 +37,7 @@ def environment(root: Root, record: ServerRecord) -> dict[str, str]:
             "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
             "VERTEX_LOCAL_API": record.api_url,
             "VERTEX_LOCAL_TOKEN": record.token,
+            mount.BUCKETS: str(root.buckets),
         }
     )
 
@@ -96,13 +98,14 @@ def install(prefix: str) -> str:
 
 def main() -> None:
     """Run the kernel: start local mode if it is not running, set up the clients, then serve."""
+    root = config.find_root()
+    start_again_with_gcs(root)
     from ipykernel.kernelapp import IPKernelApp
 
     app = IPKernelApp.instance()
     app.initialize()  # before the SDK is imported: its logger takes hold of the stdout of then
     # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    root = config.find_root()
     try:
         configure_clients(root, daemon.ensure(root))
     except LocalModeError as err:
@@ -110,6 +113,18 @@ def main() -> None:
     else:
         app.shell.events.register("pre_run_cell", lambda _info: revive(root))
     app.start()
+
+
+def start_again_with_gcs(root: Root) -> None:
+    """Become the same kernel in a `/` that has `/gcs`, if there is none and the machine allows it.
+
+    Before anything else: later, threads and open files of the old `/` would be in the way.
+    """
+    with suppress(LocalModeError):  # said in each cell later
+        root.create()
+        if words := mount.prefix(root.buckets):
+            kernel = [sys.executable, "-m", "vertex_local.kernel", *sys.argv[1:]]
+            os.execv(words[0], [*words, *kernel])
 
 
 def revive(root: Root) -> None:

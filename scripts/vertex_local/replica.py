@@ -16,7 +16,7 @@ from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 
-from vertex_local import loopback
+from vertex_local import loopback, mount
 from vertex_local.config import HOST, PROJECT_NUMBER, Root, shell_tools, without_account
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
@@ -95,6 +95,7 @@ def environment(
         "PYTHONPATH": os.pathsep.join(map(str, modules)),
         "PYTHONUNBUFFERED": "1",
         "STORAGE_EMULATOR_HOST": storage_url,
+        mount.BUCKETS: str(root.buckets),
         "CLOUD_ML_PROJECT_ID": PROJECT_NUMBER,
         "CLOUD_ML_REGION": str(job.name).split("/")[3],
         "CLOUD_ML_JOB_ID": str(job.name).rpartition("/")[2],

@@ -23,7 +23,7 @@ from pathlib import Path
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 from google.rpc import code_pb2
 
-from vertex_local import command, images, package, states
+from vertex_local import command, images, mount, package, states
 from vertex_local.config import LocalModeError, Root
 from vertex_local.guard import Guard
 from vertex_local.replica import Replica, environment, replicas
@@ -157,6 +157,8 @@ class Runner:
         python = images.interpreter(self.root, _image(job))
         if note := images.warning(_image(job), datetime.now(timezone.utc).date()):
             say(f"{WARNING} {note}")
+        if obstacle := mount.obstacle(self.root.buckets):
+            say(f"There is no {mount.MOUNT} on this machine ({obstacle}). {mount.IN_WORDS}")
         say("Job is preparing.")
         modules = {
             uri: package.unpack(self._fetch_package(uri), folder / "package" / str(index))
