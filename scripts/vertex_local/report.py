@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import costs
 from google.cloud.aiplatform_v1.types import CustomJob
 
 from vertex_local import runner, states
@@ -21,7 +22,7 @@ def print_buckets(root: Root) -> None:
 
 
 def print_jobs(root: Root) -> None:
-    """Print one line for each of the newest jobs, why it failed, and what to know about it."""
+    """Print the newest jobs: what became of each, what to know, what Vertex AI would charge."""
     store = Store(root.database)
     jobs = store.jobs()
     store.close()
@@ -33,6 +34,9 @@ def print_jobs(root: Root) -> None:
             print(f"    {str(job.error.message).splitlines()[0]}")
         for note in runner.warnings(root, job):
             print(f"    {note}")
+        print(f"    On Vertex AI: {costs.of_job(job)}")
+    if jobs:
+        print(f"On Vertex AI: {costs.total(map(costs.of_job, jobs))}")
 
 
 def _start(job: CustomJob) -> str:
