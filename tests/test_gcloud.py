@@ -99,18 +99,33 @@ def test_log_entries_come_in_order_and_only_for_one_job(
             timeout=60,
         )
 
-    texts = [entry["textPayload"] for entry in ask(expression).json()["entries"]]
-    assert texts[1:] == [
+    entries = ask(expression).json()["entries"]
+    texts = [entry["textPayload"] for entry in entries]
+    assert texts[0] == "Waiting for job to be provisioned."
+    assert texts[1].startswith("warning of local mode: the image ")
+    assert texts[3:7] == [
+        "Vertex AI is setting up this job.",
+        "Waiting for training program to start.",
         "Job is preparing.",
         "Job is running.",
+    ]
+    assert texts[7] == "Running module aiplatform_custom_trainer_script.task."
+    assert texts[8].startswith(f"Downloading the package: gs://{bucket.name}/staging/")
+    assert texts[9:] == [
+        "Running command: python3 -m aiplatform_custom_trainer_script.task",
         "one",
         "two",
+        "Task completed. Exit code (0). Exit reason (SUCCEEDED)",
+        "Tearing down training program.",
+        "Finished tearing down training program.",
         "Job completed successfully.",
     ]
+    tasks = [entry["resource"]["labels"]["task_name"] for entry in entries]
+    assert tasks == ["service"] * 7 + ["workerpool0-0"] * 5 + ["service"] * 4
     task = ' AND resource.labels.task_name="workerpool0-0"'
     only = ask(expression + task).json()["entries"]
-    assert [entry["textPayload"] for entry in only] == ["one", "two"]
-    later = f'{expression} AND timestamp>="{only[1]["timestamp"]}" AND timestamp<"9999"'
+    assert [entry["textPayload"] for entry in only[-2:]] == ["one", "two"]
+    later = f'{expression} AND timestamp>="{only[-1]["timestamp"]}" AND timestamp<"9999"'
     assert "one" not in [entry["textPayload"] for entry in ask(later).json()["entries"]]
     assert ask(expression.replace(number, "1")).json()["entries"] == []
     assert ask('severity="ERROR"').status_code == 501

@@ -1,7 +1,7 @@
 """The logs of a job as Cloud Logging entries, for `gcloud ai custom-jobs stream-logs`.
 
 What the service says has the time at which it was said. What a script prints is only a line in a
-file: it gets the time at which the job began to run, plus a microsecond for each line up to it,
+file: it gets the time at which its replica began to run, plus a microsecond for each line up to it,
 which keeps the order and is the same at every request.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from vertex_local import runner
+from vertex_local import joblog
 from vertex_local.config import PROJECT, Root
 from vertex_local.errors import Unimplemented
+from vertex_local.workspace import job_id
 
 # The one filter that is understood: what the gcloud command asks for.
 FILTER = re.compile(
@@ -53,21 +54,21 @@ def entries(root: Root, job: CustomJob, expression: str) -> list[dict[str, Any]]
 
 
 def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
-    folder = root.jobs / str(job.name).rpartition("/")[2]
-    began = job.start_time
-    for stamp, text in runner.said(folder):
-        if text == runner.RUNNING:
-            began = stamp
-        yield _entry(job, "service", stamp, text)
+    folder = root.jobs / job_id(job)
+    began: dict[str, datetime] = {}
+    for line in joblog.said(folder):
+        began[line.task] = line.moment  # a replica's last words are the command that it runs
+        yield _entry(job, line.task, line.moment, line.text)
     for file in sorted(folder.glob("*.log")):
-        if file.name != runner.SERVICE_LOG:
-            task = "workerpool0-0" if file.stem == "job" else file.stem
-            for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
-                yield _entry(job, task, began + timedelta(microseconds=number), line)
+        if file.name != joblog.SERVICE_LOG:
+            task = joblog.PRIMARY if file.stem == "job" else file.stem
+            start = began.get(task, job.start_time)
+            for number, text in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+                yield _entry(job, task, start + timedelta(microseconds=number), text)
 
 
 def _entry(job: CustomJob, task: str, moment: datetime, text: str) -> dict[str, Any]:
-    number, stamp = str(job.name).rpartition("/")[2], _stamp(moment)
+    stamp = _stamp(moment)
     return {
         "insertId": f"{task}-{stamp}",
         "logName": f"projects/{PROJECT}/logs/{task}",
@@ -76,7 +77,7 @@ def _entry(job: CustomJob, task: str, moment: datetime, text: str) -> dict[str, 
         "textPayload": text,
         "resource": {
             "type": "ml_job",
-            "labels": {"job_id": number, "project_id": PROJECT, "task_name": task},
+            "labels": {"job_id": job_id(job), "project_id": PROJECT, "task_name": task},
         },
     }
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import costs
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from vertex_local import runner, states
+from vertex_local import joblog, states
 from vertex_local.config import Root
 from vertex_local.store import Store
+from vertex_local.workspace import job_id
 
 NEWEST = 10
 
@@ -32,7 +33,7 @@ def print_jobs(root: Root) -> None:
         print(f"  {_start(job)}  {state:<10} {_seconds(job):>8}  {job.display_name}")
         if job.state == states.FAILED:
             print(f"    {str(job.error.message).splitlines()[0]}")
-        for note in runner.warnings(root, job):
+        for note in joblog.warnings(root, job_id(job)):
             print(f"    {note}")
         print(f"    On Vertex AI: {costs.of_job(job)}")
     if jobs:

@@ -8,43 +8,36 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
-from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
+from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
-from vertex_local import command, images, mount, package, states
+from vertex_local import command, groups, images, joblog, mount, states, workspace
 from vertex_local.config import LocalModeError, Root
+from vertex_local.groups import Process
 from vertex_local.guard import Guard
+from vertex_local.joblog import ServiceLog
+from vertex_local.package import BadPackage
 from vertex_local.replica import Replica, environment, replicas
 from vertex_local.store import Store
+from vertex_local.workspace import JobFailure, Workspace, job_id
 
 logger = logging.getLogger(__name__)
 
 ROOM = max(2, os.cpu_count() or 1)  # how many jobs run at once; more wait in PENDING
 ATTEMPTS = 4  # a crash is retried up to three times, as on Vertex AI
 CRASHES = frozenset({6, 11, 128 + signal.SIGABRT, 128 + signal.SIGSEGV})  # exit status
-TERM_GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL when a job is cancelled
-LOOK_SECONDS = 0.05  # how often to look after several replicas, or a place in the queue
-SERVICE_LOG, RUNNING = "service.log", "Job is running."
-STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
-WARNING = "warning of local mode:"  # so that nobody takes it for the service's own words
-TAIL_LINES = 40  # how much of the log a failed job's message may carry …
-TAIL_BYTES = 16_384  # … at most
-
-
-class JobFailure(Exception):
-    """The job cannot be run, or has failed; the message is for its owner."""
 
 
 @dataclass
@@ -52,7 +45,7 @@ class _Active:
     """A job between its start and its end."""
 
     thread: threading.Thread
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
     cancelled: bool = False
 
 
@@ -93,8 +86,8 @@ class Runner:
                 return
             active.cancelled = True
             self._store.move(name, states.CANCELLING)
-            _signal_groups(active.processes, signal.SIGTERM)
-        timer = threading.Timer(TERM_GRACE_SECONDS, self._kill, (name,))
+            groups.signal_all(active.processes, signal.SIGTERM)
+        timer = threading.Timer(groups.TERM_GRACE_SECONDS, self._kill, (name,))
         timer.daemon = True
         timer.start()
 
@@ -112,18 +105,23 @@ class Runner:
         """Send SIGKILL to a job that is still active."""
         with self._lock:  # while it is on the list, its process ids belong to nobody else
             if name in self._active:
-                _signal_groups(self._active[name].processes, signal.SIGKILL)
+                groups.signal_all(self._active[name].processes, signal.SIGKILL)
 
     def _watch(self, job: CustomJob, room: bool) -> None:
         """Bring a job from start to end. The border where any failure becomes a final state."""
         state, error, code = states.FAILED, "", int(code_pb2.INTERNAL)
         try:
+            folder = self.root.jobs / job_id(job)
+            folder.mkdir(parents=True)
+            say = ServiceLog(folder)
+            say(joblog.WAITING)
             room = room or self._wait_for_room(job)
             if room:
-                self._run(job)
+                self._run(job, say)
                 state, code = states.SUCCEEDED, int(code_pb2.OK)
-        except (JobFailure, package.BadPackage, LocalModeError) as err:
+        except (JobFailure, BadPackage, LocalModeError) as err:
             error, code = str(err), int(code_pb2.INVALID_ARGUMENT)
+            say(error.partition(" Termination reason:")[0])  # the rest is in the replica's log
         except Exception as err:
             logger.exception("job %s", job.name)
             error = f"Local mode could not run the job: {err!r}"
@@ -138,7 +136,7 @@ class Runner:
 
     def _wait_for_room(self, job: CustomJob) -> bool:
         """Wait in PENDING; return whether the job may run now, or was cancelled meanwhile."""
-        while not self._room.acquire(timeout=LOOK_SECONDS):
+        while not self._room.acquire(timeout=groups.LOOK_SECONDS):
             if self._active[job.name].cancelled:
                 return False
         with self._lock:
@@ -149,146 +147,116 @@ class Runner:
             self._room.release()
         return not cancelled
 
-    def _run(self, job: CustomJob) -> None:
+    def _run(self, job: CustomJob, say: ServiceLog) -> None:
         """Run a job's replicas until they succeed; raise JobFailure if they do not."""
-        folder = self.root.jobs / job_id(job)
-        folder.mkdir(parents=True)
-        say = ServiceLog(folder / SERVICE_LOG)
-        python = images.interpreter(self.root, _image(job))
-        if note := images.warning(_image(job), datetime.now(timezone.utc).date()):
-            say(f"{WARNING} {note}")
+        if note := images.warning(workspace.image(job), datetime.now(timezone.utc).date()):
+            say(f"{joblog.WARNING} {note}")
         if obstacle := mount.obstacle(self.root.buckets):
             say(f"There is no {mount.MOUNT} on this machine ({obstacle}). {mount.IN_WORDS}")
-        say("Job is preparing.")
-        modules = {
-            uri: package.unpack(self._fetch_package(uri), folder / "package" / str(index))
-            for index, uri in enumerate(_package_uris(job))
-        }
-        site = folder / "site"
-        command.write_programs(folder / "bin", python, site)
-        required = [text for path in modules.values() for text in package.requirements(path)]
-        if python == sys.executable:
-            required = [text for text in required if not package.is_installed(text)]
-        if required:
-            say(f"Installing {', '.join(required)} for this job.")
-            _install(python, required, site, folder / SERVICE_LOG)
-        say(RUNNING)
+        say(*joblog.SETTING_UP)
+        place = workspace.prepare(
+            self.root, job, self._fetch, say, lambda words, log: self._call(job, words, log)
+        )
+        say(joblog.RUNNING)
+        for replica in replicas(job.job_spec):
+            say(*_launch_lines(replica), task=replica.name)
         deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
         for attempt in range(1, ATTEMPTS + 1):
-            failed = self._attempt(job, modules, folder, deadline)
+            failed = self._attempt(job, place, deadline)
             if failed is None:
-                say("Job completed successfully.")
+                say(*joblog.COMPLETED)
                 return
             replica, status = failed
-            say(f"The replica {replica.name} exited with a non-zero status of {status}.")
             if status not in CRASHES or job.job_spec.scheduling.disable_retries:
                 break
             if attempt < ATTEMPTS:
+                say(f"The replica {replica.name} exited with a non-zero status of {status}.")
                 say(f"The program crashed; attempt {attempt + 1} of {ATTEMPTS}.")
-        raise JobFailure(failure_message(replica, status, log_path(folder, replica)))
+        log = joblog.log_path(place.folder, replica)
+        raise JobFailure(joblog.failure_message(replica, status, log))
 
     def _attempt(
-        self, job: CustomJob, modules: dict[str, Path], folder: Path, deadline: float
+        self, job: CustomJob, place: Workspace, deadline: float
     ) -> tuple[Replica, int] | None:
         """Start all replicas and wait for the end; return the one that failed and its status."""
         everyone = replicas(job.job_spec)
-        with self._processes(job, everyone, modules, folder) as processes:
-            while (end := _end(processes)) is None:
+        launches = [partial(self._launch, job, replica, everyone, place) for replica in everyone]
+        with self._processes(job, launches) as processes:
+            while (end := groups.end(processes)) is None:
                 if time.monotonic() > deadline:
                     seconds = _timeout(job.job_spec)
                     raise JobFailure(f"The job ran longer than its timeout of {seconds:g} seconds.")
-                _wait(processes, deadline)
+                groups.wait(processes, deadline)
             number, status = end
             if number == 0 and len(processes) > 1:
-                _stop_workers(processes[1:])
+                groups.stop_workers(processes[1:])
         return None if status == 0 else (everyone[number], status)
+
+    def _call(self, job: CustomJob, words: Sequence[str], log: Path) -> int:
+        """Run a program for a job, such as pip, and return its exit status."""
+        with open(log, "ab") as file:
+
+            def launch() -> Process:
+                return subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+            with self._processes(job, [launch]) as (process,):
+                return process.wait()
 
     @contextmanager
     def _processes(
-        self, job: CustomJob, everyone: Sequence[Replica], modules: dict[str, Path], folder: Path
-    ) -> Iterator[list[subprocess.Popen[bytes]]]:
-        """Run a process per replica; nothing of them is left at the end of the context."""
-        processes: list[subprocess.Popen[bytes]] = []
+        self, job: CustomJob, launches: Sequence[Callable[[], Process]]
+    ) -> Iterator[list[Process]]:
+        """Start processes for a job; nothing of them is left at the end of the context."""
+        processes: list[Process] = []
         with ExitStack() as guarded:
             try:
-                for replica in everyone:
-                    process = self._launch(job, replica, everyone, modules, folder)
+                for launch in launches:
+                    process = launch()
                     processes.append(process)
                     guarded.enter_context(self._guard.watching(process.pid))
                 with self._lock:
                     active = self._active[job.name]
                     active.processes = processes
                     if active.cancelled:  # in the moment before there was anything to signal
-                        _signal_groups(processes, signal.SIGTERM)
+                        groups.signal_all(processes, signal.SIGTERM)
                 yield processes
             finally:
-                _signal_groups(processes, signal.SIGKILL)  # and whatever the scripts left behind
+                groups.signal_all(processes, signal.SIGKILL)  # and what the scripts left behind
+                with self._lock:  # once they are reaped, their ids may belong to somebody else
+                    self._active[job.name].processes = []
                 for process in processes:
                     process.wait()
 
     def _launch(
-        self,
-        job: CustomJob,
-        replica: Replica,
-        everyone: Sequence[Replica],
-        modules: dict[str, Path],
-        folder: Path,
-    ) -> subprocess.Popen[bytes]:
-        work = folder / "work" / replica.name
+        self, job: CustomJob, replica: Replica, everyone: Sequence[Replica], place: Workspace
+    ) -> Process:
+        work = place.folder / "work" / replica.name
         work.mkdir(parents=True, exist_ok=True)
-        paths = [modules[uri] for uri in replica.spec.python_package_spec.package_uris]
-        python = images.interpreter(self.root, _image(job))
-        with open(log_path(folder, replica), "ab") as log:
+        variables = environment(
+            job,
+            replica,
+            everyone,
+            self.root,
+            self._storage_url,
+            place.programs,
+            place.module_path(replica.spec),
+        )
+        with open(joblog.log_path(place.folder, replica), "ab") as log:
             return subprocess.Popen(
-                command.words(replica.spec, python, self.root.buckets),
+                command.words(replica.spec, place.python, self.root.buckets),
                 cwd=work,
-                env=environment(
-                    job,
-                    replica,
-                    everyone,
-                    self.root,
-                    self._storage_url,
-                    folder / "bin",
-                    [*paths, folder / "site"],
-                ),
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-
-    def _fetch_package(self, uri: str) -> bytes:
-        try:
-            return self._fetch(uri)
-        except FileNotFoundError as err:
-            raise JobFailure(f"The training package {uri} cannot be downloaded: {err}") from err
-
-
-class ServiceLog:
-    """What the service itself says about a job, beside what the script prints."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self, text: str) -> None:
-        with open(self._path, "a") as file:
-            file.write(f"{datetime.now(timezone.utc).strftime(STAMP)} {text}\n")
-
-
-def said(folder: Path) -> list[tuple[datetime, str]]:
-    """Return what the service said about the job in `folder`, and when."""
-    log = folder / SERVICE_LOG
-    lines = [line.partition(" ") for line in log.read_text().splitlines()] if log.is_file() else []
-    return [
-        (datetime.strptime(stamp, STAMP).replace(tzinfo=timezone.utc), text)
-        for stamp, _, text in lines
-        if re.fullmatch(r"[\d-]+T[\d:.]+Z", stamp)  # other lines are pip's
-    ]
-
-
-def warnings(root: Root, job: CustomJob) -> list[str]:
-    """Return the warnings in a job's service log."""
-    return [text for _, text in said(root.jobs / job_id(job)) if text.startswith(WARNING)]
 
 
 def recover(store: Store) -> None:
@@ -304,99 +272,17 @@ def recover(store: Store) -> None:
             store.move(job.name, states.FAILED, message, code_pb2.UNAVAILABLE)
 
 
-def job_id(job: CustomJob) -> str:
-    """Return the last part of a job's name."""
-    return str(job.name).rpartition("/")[2]
-
-
-def log_path(folder: Path, replica: Replica) -> Path:
-    """Return the file in a job's folder that receives everything a replica prints."""
-    return folder / ("job.log" if replica.rank == 0 else f"{replica.name}.log")
-
-
-def failure_message(replica: Replica, status: int, log: Path) -> str:
-    """Return what Vertex AI writes into a failed job's error, with the log's last lines.
-
-    The first sentence and the last are the service's own (seen on real jobs in February 2026);
-    where the service links to Cloud Logging, local mode names the log file.
-    """
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
-    tail = "\n".join(lines[max([*starts[-1:], len(lines) - TAIL_LINES]) :])
-    reason = f" Termination reason: Error. \n{tail}\n\n" if tail else " "
-    return (
-        f"The replica {replica.name} exited with a non-zero status of {status}.{reason}"
-        f"To find out more about why your job exited please check the logs: {log}"
-    )
-
-
-def _install(python: str, required: list[str], site: Path, log: Path) -> None:
-    """Install packages for one job; pip's own words go to `log`."""
-    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--target", str(site)]
-    with open(log, "ab") as file:
-        status = subprocess.call([*pip, *required], stdout=file, stderr=subprocess.STDOUT)
-    if status != 0:
-        raise JobFailure(
-            f"The packages {', '.join(required)}, which the training package requires, could not "
-            f"be installed; what pip says is in {log}"
-        )
-
-
-def _image(job: CustomJob) -> str:
-    pool = job.job_spec.worker_pool_specs[0]
-    return str(pool.container_spec.image_uri or pool.python_package_spec.executor_image_uri)
-
-
-def _pools(job: CustomJob) -> list[WorkerPoolSpec]:
-    return [pool for pool in job.job_spec.worker_pool_specs if pool.replica_count]
-
-
-def _package_uris(job: CustomJob) -> list[str]:
-    uris = [uri for pool in _pools(job) for uri in pool.python_package_spec.package_uris]
-    return list(dict.fromkeys(uris))
+def _launch_lines(replica: Replica) -> list[str]:
+    """Return what a replica says about its own start, as on Vertex AI where that is true here."""
+    if container := replica.spec.container_spec:
+        return [f"Running command: {shlex.join([*container.command, *container.args])}"]
+    package = replica.spec.python_package_spec
+    return [
+        f"Running module {package.python_module}.",
+        *(f"Downloading the package: {uri}" for uri in package.package_uris),
+        f"Running command: {shlex.join(['python3', '-m', package.python_module, *package.args])}",
+    ]
 
 
 def _timeout(spec: CustomJobSpec) -> float | None:
     return float(spec.scheduling.timeout.total_seconds()) or None
-
-
-def _status(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the exit status as a shell would give it, or None while the process runs."""
-    code = process.poll()
-    return None if code is None else code if code >= 0 else 128 - code
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
-    """Return number and status of the replica that decides the job, or None while it runs.
-
-    The primary decides; but a worker that fails earlier ends the job as well.
-    """
-    for number, status in enumerate(map(_status, processes)):
-        if status is not None and (number == 0 or status != 0):
-            return number, status
-    return None
-
-
-def _wait(processes: Sequence[subprocess.Popen[bytes]], deadline: float) -> None:
-    """Wait for something to happen: for one process exactly, for several by looking often."""
-    left = deadline - time.monotonic()
-    seconds = LOOK_SECONDS if len(processes) > 1 else None if left == float("inf") else max(0, left)
-    with suppress(subprocess.TimeoutExpired):
-        processes[0].wait(seconds)
-
-
-def _stop_workers(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Let the workers of a primary that has ended leave by themselves for a moment."""
-    _signal_groups(processes, signal.SIGTERM)
-    deadline = time.monotonic() + TERM_GRACE_SECONDS
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0, deadline - time.monotonic()))
-
-
-def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
-            os.killpg(process.pid, number)
