@@ -152,7 +152,9 @@ class Runner:
         if note := images.warning(workspace.image(job), datetime.now(timezone.utc).date()):
             say(f"{joblog.WARNING} {note}")
         if obstacle := mount.obstacle(self.root.buckets):
-            say(f"There is no {mount.MOUNT} on this machine ({obstacle}). {mount.IN_WORDS}")
+            say(
+                f"{joblog.NOTE} there is no {mount.MOUNT} on this machine ({obstacle}). {mount.IN_WORDS}"
+            )
         say(*joblog.SETTING_UP)
         place = workspace.prepare(
             self.root, job, self._fetch, say, lambda words, log: self._call(job, words, log)
