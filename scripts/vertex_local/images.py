@@ -7,6 +7,7 @@ policy only says that it might not. So local mode warns, and runs the job.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
@@ -44,9 +45,11 @@ def warning(uri: str, today: date) -> str | None:
     match = REPOSITORY.fullmatch(uri)
     until = AVAILABLE_UNTIL.get(match[2]) if match else None
     if until is None:
+        name = match[2] if match else uri.rpartition("/")[2].partition(":")[0]
+        near = difflib.get_close_matches(name, AVAILABLE_UNTIL, n=1)
         return (
             f"the image {uri} is not on Google's list of PyTorch training images of {LISTED}; "
-            "Vertex AI may refuse it"
+            "Vertex AI may refuse it" + (f". Did you mean {near[0]}:latest?" if near else "")
         )
     if until < today:
         return (

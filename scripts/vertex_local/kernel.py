@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vertex_local import config, daemon, mount
+from vertex_local import config, daemon, joblog, mount
 from vertex_local.config import LocalModeError, Root, ServerRecord
 
 NAME = "vertex-local"
@@ -112,6 +112,8 @@ def main() -> None:
         refuse_cells(app.shell, str(err))
     else:
         app.shell.events.register("pre_run_cell", lambda _info: revive(root))
+        warnings = JobWarnings(root)
+        app.shell.events.register("post_run_cell", lambda _result: warnings.show())
     app.start()
 
 
@@ -132,6 +134,26 @@ def revive(root: Root) -> None:
     if daemon.find(root) is None:
         configure_clients(root, daemon.ensure(root))
         print("Local mode's server had stopped and was started again. Buckets and jobs are kept.")
+
+
+class JobWarnings:
+    """Shows what local mode warns of, such as an old image, below the cell that started the job."""
+
+    def __init__(self, root: Root) -> None:
+        self._jobs = root.jobs
+        self._seen = set(self._folders())
+
+    def _folders(self) -> list[Path]:
+        return sorted(self._jobs.iterdir()) if self._jobs.is_dir() else []
+
+    def show(self) -> None:
+        """Print the warnings of jobs that were started since the last call."""
+        for folder in self._folders():
+            if folder not in self._seen and (lines := joblog.said(folder)):
+                self._seen.add(folder)
+                for _, text in lines:
+                    if text.startswith(joblog.WARNING):
+                        print(text)
 
 
 def refuse_cells(shell: Any, reason: str) -> None:

@@ -1,0 +1,216 @@
+"""The episode in the hands of learners: exercises before and after, and the common mistakes.
+
+One execution in local mode serves all tests here. The notebook is the project's own, with cells
+added where a learner would type: each exercise's solution and its check once more, the ways around
+a refused image, and mistakes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from google.cloud import storage
+from nbclient import NotebookClient
+
+from vertex_local import kernel
+from vertex_local.config import ServerRecord
+
+NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+FOLDED = re.compile(r"<details><summary>(.*?)</summary>(.*?)</details>", re.DOTALL)
+
+# Nothing below depends on these cells, and nbval executes them.
+LEFT_OUT = (
+    '!"{sys.executable}" "{SCRIPT}" {DATA} {SETTINGS} --model_out="{WORK}/second_run"',
+    "second =",
+    "one =",
+    '!"{sys.executable}" "{SCRIPT}" --verify',
+    "def read_history",
+    "gpu_job =",
+    "list_folder(GPU",
+    "shown =",
+    "gpu_history =",
+    "from sklearn.metrics",
+    "archives =",
+)
+
+Cells = list[nbformat.NotebookNode]
+
+# Name of a mistake -> (text of the cell that it is made before, what is typed, what is shown).
+JOB = """aiplatform.CustomTrainingJob(
+    display_name="mistake", script_path=str(REPO / "scripts" / "train_nn.py"), container_uri={image}
+)"""
+RUN = 'args=[*ARGS, f"--model_out={ARTIFACT_DIR}-mistake"], machine_type="n1-standard-8"'
+MISTAKES = {
+    "no staging bucket": (
+        "STAGING =",
+        JOB.format(image="'us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest'"),
+        "staging_bucket should be set in TrainingJob constructor or set using aiplatform.init",
+    ),
+    "a bucket name that breaks the rules": (
+        "CSV_NAME =",
+        'client.create_bucket("Doe Titanic")',
+        "Invalid bucket name",
+    ),
+    "a bucket that does not exist": (
+        "GPU_RUN_ID =",
+        'client.bucket("doe-titanik").blob("x").upload_from_string("x")',
+        "The specified bucket does not exist",
+    ),
+    "a staging bucket that does not exist": (
+        "GPU_RUN_ID =",
+        f"{JOB.format(image='IMAGE')[:-1]}, staging_bucket='gs://doe-titanik').run({RUN})",
+        "The specified bucket does not exist",
+    ),
+    "an accelerator that does not fit": (
+        "GPU_RUN_ID =",
+        f"{JOB.format(image='IMAGE')}.run("
+        f"{RUN}, accelerator_type='NVIDIA_L4', accelerator_count=1)",
+        'Accelerator "NVIDIA_L4" is not supported for machine type "n1-standard-8"',
+    ),
+    "an accelerator that does not exist": (
+        "GPU_RUN_ID =",
+        f"{JOB.format(image='IMAGE')}.run("
+        f"{RUN}, accelerator_type='NVIDIA_A100_40GB', accelerator_count=1)",
+        "Given accelerator_type `NVIDIA_A100_40GB` invalid. Choose one of",
+    ),
+    "a file that was not uploaded": (
+        "GPU_RUN_ID =",
+        f"{JOB.format(image='IMAGE')}.run(args=[ARGS[0], "
+        'f"--val=gs://{BUCKET_NAME}/data/forgotten.npz"], machine_type=MACHINE)',
+        "data/forgotten.npz: no such bucket or object",
+    ),
+}
+
+
+def starters(cells: Cells) -> Iterator[tuple[int, int, str]]:
+    """Yield the places of each exercise's starter and check cell, and its solution."""
+    for index, cell in enumerate(cells):
+        if "exercise" in cell.metadata.get("tags", []):
+            check = next(
+                i for i in range(index, len(cells)) if "check" in cells[i].metadata.get("tags", [])
+            )
+            folded = [text for title, text in FOLDED.findall(cells[index - 1].source)]
+            assert len(folded) == 1, f"no solution before {cell.source}"
+            yield index, check, CODE.findall(folded[0])[0]
+
+
+def code_cell(source: str, name: str, *tags: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_code_cell(source, metadata={"tags": list(tags), "learner": name})
+
+
+def with_learners(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return the notebook with cells for the solutions, the other images and the mistakes."""
+    before: dict[int, Cells] = {}
+    for number, (_, check, solution) in enumerate(starters(notebook.cells), start=1):
+        notebook.cells[check].metadata["learner"] = f"starter {number}"
+        before[check + 1] = [
+            code_cell(solution, f"solution {number}"),
+            code_cell(notebook.cells[check].source, f"solved {number}"),
+        ]
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown" and cell.source.startswith("## If your image is refused"):
+            before[index + 1] = [
+                code_cell(CODE.findall(text)[0], title)
+                for title, text in FOLDED.findall(cell.source)
+            ]
+        for name, (place, source, _) in MISTAKES.items():
+            if cell.cell_type == "code" and cell.source.startswith(place):
+                mistake = code_cell(source, name, "raises-exception")
+                before.setdefault(index, []).append(mistake)
+    before[len(notebook.cells)] = [
+        code_cell(
+            f"{JOB.format(image=repr('us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4:latest'))}"
+            f".run({RUN})",
+            "a typing error in the image",
+        )
+    ]
+    cells: Cells = []
+    for index in range(len(notebook.cells) + 1):
+        cells += before.get(index, [])
+        cells += notebook.cells[index : index + 1]
+    cells = [cell for cell in cells if not cell.source.startswith(LEFT_OUT)]
+    return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+
+
+@pytest.fixture(scope="module")
+def episode(repo: Path) -> nbformat.NotebookNode:
+    return nbformat.read(repo / "notebooks" / NAME, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(
+    repo: Path, server: ServerRecord, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """What each learner's cell showed: its printed text, or its error's name and message."""
+    clone = tmp_path_factory.mktemp("clone")
+    for folder in ("data", "notebooks", "scripts"):
+        shutil.copytree(repo / folder, clone / folder, ignore=shutil.ignore_patterns("work"))
+    notebook = with_learners(nbformat.read(clone / "notebooks" / NAME, as_version=4))
+    NotebookClient(
+        notebook,
+        kernel_name=kernel.NAME,
+        timeout=300,
+        resources={"metadata": {"path": str(clone / "notebooks")}},
+    ).execute()
+    return {
+        cell.metadata["learner"]: "\n".join(shown(output) for output in cell.outputs)
+        for cell in notebook.cells
+        if "learner" in cell.metadata
+    }
+
+
+def shown(output: nbformat.NotebookNode) -> str:
+    if output.output_type == "error":
+        return f"{output.ename}: {output.evalue}"
+    return str(output.get("text", ""))
+
+
+def test_there_are_six_exercises_and_two_more(episode: nbformat.NotebookNode) -> None:
+    text = "\n".join(cell.source for cell in episode.cells if cell.cell_type == "markdown")
+    numbers = re.findall(r"^### Exercise (\d): .* \((\d) minutes?\)$", text, re.MULTILINE)
+    assert [int(number) for number, _ in numbers] == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 6
+    assert sum(int(minutes) for _, minutes in numbers) == 10  # as the episode's head promises
+    optional = re.findall(r"^### Optional exercise: ", text, re.MULTILINE)
+    assert len(list(starters(episode.cells))) == len(numbers) + len(optional)
+
+
+def test_a_starter_never_holds_its_solution(episode: nbformat.NotebookNode) -> None:
+    for index, _, solution in starters(episode.cells):
+        assert episode.cells[index].source.strip() != solution.strip()
+
+
+def test_each_check_is_red_for_the_starter_and_green_for_the_solution(
+    executed: dict[str, str], episode: nbformat.NotebookNode
+) -> None:
+    for number, _ in enumerate(starters(episode.cells), start=1):
+        assert executed[f"starter {number}"].startswith("Not yet: "), number
+        assert executed[f"solved {number}"].startswith("Correct: "), executed[f"solved {number}"]
+
+
+@pytest.mark.parametrize("folder", ["own-image", "own-container"])
+def test_both_ways_around_a_refused_image_leave_the_four_files(
+    executed: dict[str, str], folder: str
+) -> None:
+    prefix = f"artifacts/pytorch/{folder}/"
+    names = [blob.name for blob in storage.Client().list_blobs("doe-titanic", prefix=prefix)]
+    four = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
+    assert names == [prefix + name for name in four]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_meets_a_message_that_helps(executed: dict[str, str], mistake: str) -> None:
+    assert MISTAKES[mistake][2] in executed[mistake]
+
+
+def test_a_typing_error_in_the_image_is_shown_below_the_cell(executed: dict[str, str]) -> None:
+    text = executed["a typing error in the image"]
+    assert "warning of local mode: the image" in text
+    assert "not on Google's list" in text
+    assert "Did you mean pytorch-xla.2-4.py310:latest?" in text
