@@ -42,9 +42,11 @@ LEFT_OUT = (
 Cells = list[nbformat.NotebookNode]
 
 # Name of a mistake -> (text of the cell that it is made before, what is typed, what is shown).
-JOB = """aiplatform.CustomTrainingJob(
-    display_name="mistake", script_path=str(REPO / "scripts" / "train_nn.py"), container_uri={image}
+SCRIPT = 'str(REPO / "scripts" / "train_nn.py")'
+JOB = f"""aiplatform.CustomTrainingJob(
+    display_name="mistake", script_path={SCRIPT}, container_uri={{image}}
 )"""
+TYPED_WRONG = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4:latest"
 RUN = 'args=[*ARGS, f"--model_out={ARTIFACT_DIR}-mistake"], machine_type="n1-standard-8"'
 MISTAKES = {
     "no staging bucket": (
@@ -78,12 +80,6 @@ MISTAKES = {
         f"{JOB.format(image='IMAGE')}.run("
         f"{RUN}, accelerator_type='NVIDIA_A100_40GB', accelerator_count=1)",
         "Given accelerator_type `NVIDIA_A100_40GB` invalid. Choose one of",
-    ),
-    "a file that was not uploaded": (
-        "GPU_RUN_ID =",
-        f"{JOB.format(image='IMAGE')}.run(args=[ARGS[0], "
-        'f"--val=gs://{BUCKET_NAME}/data/forgotten.npz"], machine_type=MACHINE)',
-        "data/forgotten.npz: no such bucket or object",
     ),
 }
 
@@ -125,8 +121,8 @@ def with_learners(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 before.setdefault(index, []).append(mistake)
     before[len(notebook.cells)] = [
         code_cell(
-            f"{JOB.format(image=repr('us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4:latest'))}"
-            f".run({RUN})",
+            "Path('hello.py').write_text('print(1)')\n"
+            f"{JOB.format(image=repr(TYPED_WRONG)).replace(SCRIPT, repr('hello.py'))}.run()",
             "a typing error in the image",
         )
     ]
@@ -135,6 +131,10 @@ def with_learners(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cells += before.get(index, [])
         cells += notebook.cells[index : index + 1]
     cells = [cell for cell in cells if not cell.source.startswith(LEFT_OUT)]
+    for cell in cells:
+        for start in ("colleague_job =", "print(bucket.blob("):
+            if cell.source.startswith(start):
+                cell.metadata["learner"] = start
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
 
 
@@ -207,6 +207,13 @@ def test_both_ways_around_a_refused_image_leave_the_four_files(
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_meets_a_message_that_helps(executed: dict[str, str], mistake: str) -> None:
     assert MISTAKES[mistake][2] in executed[mistake]
+
+
+def test_a_file_that_is_not_there_is_named_in_the_error_and_in_the_log(
+    executed: dict[str, str],
+) -> None:
+    for place in ("colleague_job =", "print(bucket.blob("):
+        assert "data/validation_data.npz: no such bucket or object" in executed[place]
 
 
 def test_a_typing_error_in_the_image_is_shown_below_the_cell(executed: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 from vertex_local import config, daemon
@@ -75,12 +76,14 @@ def env(root: Root, _args: argparse.Namespace) -> int:
 
 def run(root: Root, args: argparse.Namespace) -> int:
     """Execute notebooks in local mode."""
-    from vertex_local import notebook
+    from vertex_local import notebook, stamp
 
     notebooks = [(notebook.read(path), path) for path in args.notebooks]
     with daemon.running(root):
         for content, path in notebooks:
             print(f"Executed copy: {notebook.execute(content, path, args.output)}")
+            if args.stamp:
+                stamp.write(path, date.today())
     return 0
 
 
@@ -146,6 +149,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=config.find_root().path / "executed",
         help="folder for the executed notebook and its HTML copy (default: %(default)s)",
+    )
+    running.add_argument(
+        "--stamp",
+        action="store_true",
+        help="if every cell works, say so in the notebook itself, with date and versions",
     )
     kernels = commands.add_parser("kernel", help="the Jupyter kernel").add_subparsers(
         metavar="COMMAND", required=True

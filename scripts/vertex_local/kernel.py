@@ -149,9 +149,10 @@ class JobWarnings:
     def show(self) -> None:
         """Print the warnings of jobs that were started since the last call."""
         for folder in self._folders():
-            if folder not in self._seen and (lines := joblog.said(folder)):
+            said = [] if folder in self._seen else [line.text for line in joblog.said(folder)]
+            if joblog.RUNNING in said:  # warnings come before that
                 self._seen.add(folder)
-                for _, text in lines:
+                for text in said:
                     if text.startswith(joblog.WARNING):
                         print(text)
 
