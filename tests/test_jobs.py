@@ -20,6 +20,7 @@ from vertex_local.config import PROJECT, Root, ServerRecord
 from vertex_local.store import Store
 
 IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest"
+GPU_IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-gpu.2-4.py310:latest"
 LIMIT_SECONDS = 60.0
 
 REPORT = """
@@ -114,15 +115,21 @@ def test_a_job_runs_the_script_with_its_arguments_and_environment(
     assert (root.jobs / number / "job.log").read_text() == "reported\n"
 
 
-def test_an_accelerator_makes_the_gpu_visible(script: Path, bucket: storage.Bucket) -> None:
-    run(
-        make_job(script, bucket, REPORT),
-        args=[bucket.name],
-        accelerator_type="NVIDIA_TESLA_T4",
-        accelerator_count=1,
+@pytest.mark.parametrize(
+    ("image", "hidden"), [(GPU_IMAGE, False), (IMAGE, True), ("example.org/mine:1", False)]
+)
+def test_an_accelerator_makes_the_gpu_visible_in_an_image_made_for_one(
+    bucket: storage.Bucket, root: Root, image: str, hidden: bool
+) -> None:
+    job = aiplatform.CustomContainerTrainingJob(
+        display_name="gpu",
+        container_uri=image,
+        command=["python3", "-c", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"],
+        staging_bucket=f"gs://{bucket.name}",
     )
-    seen = json.loads(bucket.blob("seen.json").download_as_bytes())
-    assert "CUDA_VISIBLE_DEVICES" not in seen["environment"]
+    job.run(machine_type="n1-standard-8", accelerator_type="NVIDIA_TESLA_T4", accelerator_count=1)
+    log = root.jobs / backing_job(job).name.rpartition("/")[2] / "job.log"
+    assert log.read_text() == ("\n" if hidden else "None\n")
 
 
 def test_without_base_output_dir_the_sdk_chooses_a_folder_in_the_staging_bucket(

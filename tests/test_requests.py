@@ -94,24 +94,91 @@ def test_a_huge_body_is_refused(server: ServerRecord) -> None:
     [
         ("GET", "/v1/projects/other/locations/us-central1/customJobs", 403),
         ("GET", "/v1/projects/vertex-local/locations/mars/customJobs", 400),
-        ("GET", "/v1/projects/vertex-local/locations/us-central1/customJobs/..%2f..", 501),
+        ("GET", f"{PLACE}/customJobs/..%2f..", 400),
+        ("DELETE", f"{PLACE}/trainingPipelines/..%2f..%2f1", 400),
+        ("GET", "/v1/projects/%2e%2e%2fx/locations/us-central1/customJobs", 400),
         ("GET", f"{PLACE}/customJobs/%00", 404),
         ("GET", f"{PLACE}/customJobs?pageSize=many", 400),
         ("GET", f"{PLACE}/customJobs?pageSize=5000", 400),
-        ("GET", f"{PLACE}/customJobs?orderBy=name", 501),
+        ("GET", f"{PLACE}/customJobs?pageSize=-1", 400),
+        ("GET", f"{PLACE}/customJobs?pageSize=%C2%B2", 400),
+        ("GET", f"{PLACE}/customJobs?pageSize={'9' * 5000}", 400),
+        ("GET", f"{PLACE}/customJobs?pageToken=..", 400),
+        ("GET", f"{PLACE}/customJobs?filter={'(' * 5000}", 400),
+        ("GET", f"{PLACE}/customJobs?filter={'NOT%20' * 5000}state=x", 400),
+        ("GET", f"{PLACE}/customJobs?orderBy=name", 400),
+        ("GET", f"{PLACE}/customJobs?readMask=name", 501),
+        ("GET", f"{PLACE}/customJobs?alt=media", 501),
+        ("GET", f"{PLACE}/customJobs/1?force=true", 400),
+        ("POST", f"{PLACE}/customJobs?validateOnly=true", 400),
+        ("GET", "/v1/projects/other/locations/us-central1/hyperparameterTuningJobs", 403),
         ("POST", f"{PLACE}/hyperparameterTuningJobs", 501),
-        ("PUT", f"{PLACE}/customJobs", 501),
-        ("PATCH", f"{PLACE}/customJobs/1", 501),
+        ("GET", f"{PLACE}/hyperparameterTuningJobs/1", 501),
+        ("GET", f"{PLACE}/models", 501),
+        ("GET", f"{PLACE.replace('v1', 'v1beta1')}/customJobs", 501),
+        ("PUT", f"{PLACE}/customJobs", 404),
+        ("PATCH", f"{PLACE}/customJobs/1", 404),
+        ("DELETE", f"{PLACE}/trainingPipelines", 404),
         ("DELETE", f"{PLACE}/customJobs/1", 404),
         ("POST", f"{PLACE}/customJobs/1:cancel", 404),
-        ("POST", f"{PLACE}/customJobs/1:explode", 501),
-        ("GET", "/", 501),
+        ("POST", f"{PLACE}/customJobs/1:explode", 404),
+        ("GET", "/", 404),
     ],
 )
 def test_other_paths_and_methods_are_refused(
     server: ServerRecord, method: str, path: str, status: int
 ) -> None:
     assert_google_error(send(server, method, path), status)
+
+
+PACKAGE = {"executorImageUri": "i", "packageUris": ["gs://bucket/p.tar.gz"], "pythonModule": "m"}
+POOL = {
+    "machineSpec": {"machineType": "n1-standard-4"},
+    "replicaCount": "1",
+    "pythonPackageSpec": PACKAGE,
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"displayName": ""}, "display_name"),
+        ({"displayName": "x" * 129}, "display_name"),
+        ({"labels": {"owner": "DOE"}}, "label 'DOE'"),
+        ({"labels": {"a/b": "x"}}, "label 'a/b'"),
+        ({"labels": {"a": "x" * 65}}, "lowercase letters"),
+    ],
+)
+def test_names_and_labels_that_google_does_not_allow(
+    server: ServerRecord, job: dict[str, Any], words: str
+) -> None:
+    body = {"displayName": "x", "jobSpec": {"workerPoolSpecs": [POOL]}} | job
+    assert words in assert_google_error(send(server, "POST", f"{PLACE}/customJobs", body), 400)
+
+
+@pytest.mark.parametrize(
+    ("pool", "spec", "words", "status"),
+    [
+        ({"replicaCount": "2"}, {}, "exactly one replica", 400),
+        ({"diskSpec": {"bootDiskSizeGb": 99}}, {}, "boot_disk_size_gb must be between 100", 400),
+        ({"pythonPackageSpec": PACKAGE | {"packageUris": ["x"]}}, {}, "not 'x'", 400),
+        ({"pythonPackageSpec": PACKAGE | {"packageUris": ["gs://b/x"] * 101}}, {}, "100 pack", 400),
+        ({"pythonPackageSpec": PACKAGE | {"args": ["x" * 100_001]}}, {}, "100000 characters", 400),
+        ({"pythonPackageSpec": PACKAGE | {"env": [{"name": "a"}] * 101}}, {}, "100 environ", 400),
+        ({"machineSpec": {"machineType": "../n1-standard-4"}}, {}, "is not supported", 400),
+        ({}, {"baseOutputDirectory": {"outputUriPrefix": "/tmp"}}, "gs://BUCKET/FOLDER", 400),
+        ({}, {"baseOutputDirectory": {"outputUriPrefix": "gs://"}}, "gs://BUCKET/FOLDER", 400),
+        ({}, {"scheduling": {"timeout": "-1s"}}, "timeout must not be negative", 400),
+        ({}, {"workerPoolSpecs": [POOL] * 5}, "5 worker_pool_specs", 400),
+        ({}, {"workerPoolSpecs": [POOL, POOL | {"replicaCount": "64"}]}, "64 replicas", 501),
+        ({"nfsMounts": [{"server": "s"}]}, {"network": "n"}, "network, nfs_mounts", 501),
+    ],
+)
+def test_jobs_beyond_the_limits(
+    server: ServerRecord, pool: dict[str, Any], spec: dict[str, Any], words: str, status: int
+) -> None:
+    body = {"displayName": "x", "jobSpec": {"workerPoolSpecs": [POOL | pool]} | spec}
+    assert words in assert_google_error(send(server, "POST", f"{PLACE}/customJobs", body), status)
 
 
 def random_message(rng: random.Random, kind: Descriptor, depth: int = 0) -> dict[str, Any]:

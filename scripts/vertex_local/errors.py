@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 
 from google.rpc import code_pb2
@@ -11,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 logger = logging.getLogger(__name__)
+
+API_PATH = re.compile(r"/(v\d\w*|ui)/")  # below these, Google has more services than local mode
 
 
 class ApiError(Exception):
@@ -78,9 +81,14 @@ def handle_api_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 def handle_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request for which there is no route or no such method."""
+    """Answer a request for which there is no route, or no such method of a route."""
     assert isinstance(error, HTTPException)  # Starlette calls this for HTTPException only
-    return response(Unimplemented(f"{request.method} {request.url.path}"))
+    method, path = request.method, request.url.path
+    if ".." in path.split("/"):
+        return response(InvalidArgument(f"Invalid resource name: {path}"))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED or not API_PATH.match(path):
+        return response(NotFound(f"Method not found: {method} {path}"))
+    return response(Unimplemented(f"{method} {path}"))
 
 
 def handle_crash(request: Request, error: Exception) -> JSONResponse:

@@ -35,7 +35,10 @@ def compile_filter(text: str) -> Test:
         InvalidArgument: if `text` is no such expression; the message says where.
     """
     parser = _Parser(text)
-    test = parser.either()
+    try:
+        test = parser.either()
+    except RecursionError:
+        raise InvalidArgument("Invalid filter: it is nested too deeply.") from None
     if parser.tokens:
         raise parser.error()
     return test

@@ -9,14 +9,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from google.cloud.aiplatform_v1.types import (
-    CustomJob,
-    CustomJobSpec,
-    TrainingPipeline,
-    WorkerPoolSpec,
-)
+from google.cloud.aiplatform_v1.types import CustomJob, TrainingPipeline
 
-from vertex_local import command, config, logs, machines, states, wire
+from vertex_local import config, logs, options, states, wire
 from vertex_local.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -29,20 +24,6 @@ from vertex_local.runner import Runner
 from vertex_local.store import Resource, Store
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
-NOT_IN_PIPELINES = ("input_data_config", "model_to_upload", "encryption_spec", "parent_model")
-NOT_IN_JOBS = (
-    "enable_dashboard_access",
-    "enable_web_access",
-    "experiment",
-    "experiment_run",
-    "models",
-    "network",
-    "persistent_resource_id",
-    "protected_artifact_location_id",
-    "psc_interface_config",
-    "reserved_ip_ranges",
-    "tensorboard",
-)
 
 
 @dataclass(frozen=True)
@@ -60,11 +41,12 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
     pipeline = wire.parse(TrainingPipeline, body)
     if pipeline.training_task_definition != wire.TASK_DEFINITION:
         raise Unimplemented(f"training_task_definition {pipeline.training_task_definition!r}")
-    _refuse_fields(pipeline, NOT_IN_PIPELINES)
+    spec = wire.job_spec(pipeline)
+    options.check(pipeline, spec)
     job = CustomJob(
         name=f"{location}/customJobs/{_new_id()}",
         display_name=f"{pipeline.display_name}-custom-job",
-        job_spec=_checked(wire.job_spec(pipeline)),
+        job_spec=spec,
         labels=pipeline.labels,
     )
     pipeline.name = f"{location}/trainingPipelines/{_new_id()}"
@@ -77,8 +59,7 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
     """Keep a custom job and start it."""
     location = _location(parent)
     job = wire.parse(CustomJob, body)
-    _refuse_fields(job, ("encryption_spec",))
-    _checked(job.job_spec)
+    options.check(job, job.job_spec)
     job.name = f"{location}/customJobs/{_new_id()}"
     service.store.add(job)
     service.runner.start(job)
@@ -185,38 +166,3 @@ def _canonical(name: str) -> str:
 
 def _location(parent: str) -> str:
     return _canonical(f"{parent}/").rstrip("/")
-
-
-def _refuse_fields(message: Resource | CustomJobSpec, fields: tuple[str, ...]) -> None:
-    for name in fields:
-        if getattr(message, name):
-            raise Unimplemented(name)
-
-
-def _checked(spec: CustomJobSpec) -> CustomJobSpec:
-    """Return `spec` if local mode can run it as it would run on Vertex AI."""
-    _refuse_fields(spec, NOT_IN_JOBS)
-    pools = spec.worker_pool_specs
-    if not pools or pools[0].replica_count != 1:
-        raise InvalidArgument(
-            "job_spec.worker_pool_specs[0] must have exactly one replica, the primary."
-        )
-    for number, pool in enumerate(pools):
-        if pool.replica_count:  # an empty pool keeps the place of one that is not used
-            _check_pool(pool, f"job_spec.worker_pool_specs[{number}]")
-    output = spec.base_output_directory.output_uri_prefix
-    if output and not output.startswith("gs://"):
-        raise InvalidArgument(
-            "job_spec.base_output_directory.output_uri_prefix must be a Cloud Storage folder, "
-            f"gs://BUCKET/FOLDER, not {output!r}."
-        )
-    return spec
-
-
-def _check_pool(pool: WorkerPoolSpec, place: str) -> None:
-    if pool.container_spec:
-        command.check_container(pool.container_spec, place)
-    for name in ("executor_image_uri", "package_uris", "python_module"):
-        if not (pool.container_spec or getattr(pool.python_package_spec, name)):
-            raise InvalidArgument(f"{place}.python_package_spec.{name} must not be empty.")
-    machines.check(pool.machine_spec, f"{place}.machine_spec")

@@ -14,6 +14,8 @@ import sys
 from datetime import date
 from fnmatch import fnmatchcase
 
+from google.cloud.aiplatform_v1.types import WorkerPoolSpec
+
 from vertex_local.config import LocalModeError, Root
 
 LISTED = "2026-08-22"
@@ -57,6 +59,20 @@ def warning(uri: str, today: date) -> str | None:
             "Vertex AI may refuse it"
         )
     return None
+
+
+def can_use_gpu(uri: str) -> bool:
+    """Return whether a GPU is of use in an image: not in Google's images for the CPU, named `xla`.
+
+    Nothing is known about other images, so they are believed to be made for one.
+    """
+    match = REPOSITORY.fullmatch(uri)
+    return match is None or "-gpu." in match[2]
+
+
+def image_of(pool: WorkerPoolSpec) -> str:
+    """Return the image that the replicas of a worker pool run in."""
+    return str(pool.container_spec.image_uri or pool.python_package_spec.executor_image_uri)
 
 
 def interpreter(root: Root, uri: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 
-from vertex_local import loopback, mount
+from vertex_local import images, loopback, mount
 from vertex_local.config import HOST, PROJECT_NUMBER, Root, shell_tools, without_account
 
 PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
@@ -115,9 +115,11 @@ def environment(
             "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
             "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/",
         }
-    if not replica.spec.machine_spec.accelerator_count:
+    work = replica.spec.container_spec or replica.spec.python_package_spec
+    asked = replica.spec.machine_spec.accelerator_count
+    if not (asked and images.can_use_gpu(images.image_of(replica.spec))):
         variables["CUDA_VISIBLE_DEVICES"] = ""  # a job sees a GPU only if it asked for one
-    for item in (replica.spec.container_spec or replica.spec.python_package_spec).env:
+    for item in work.env:
         variables[item.name] = expand(item.value, variables)
     return variables
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,6 +21,11 @@ from vertex_local.handlers import Service
 PLACE = "/projects/{project}/locations/{location}"
 PARENT = f"/v1{PLACE}"
 MAX_BODY_BYTES = 10 * 1024 * 1024
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+# Query parameters of every Google API that change nothing but the form of an answer, and those
+# that Google knows and local mode does not. Others would be refused by Google as well.
+FORM = frozenset({"$alt", "alt", "key", "prettyPrint", "$prettyPrint", "quotaUser", "$.xgafv"})
+REFUSED_PARAMETERS = frozenset({"fields", "$fields", "readMask", "callback"})
 KINDS = ("trainingPipelines", "customJobs")
 CREATORS = {
     "trainingPipelines": handlers.create_training_pipeline,
@@ -50,7 +56,9 @@ def application(service: Service, token: str) -> Starlette:
     ]
     routes.append(Route("/v2/entries:list", list_log_entries, methods=["POST"]))
     # There are none here; but tools may ask.
-    routes.append(Route(f"{PARENT}/hyperparameterTuningJobs", list_none, methods=["GET"]))
+    tuning = f"{PARENT}/hyperparameterTuningJobs"
+    routes.append(Route(tuning, list_kind, methods=["GET"]))
+    routes += [Route(path, refuse, methods=METHODS) for path in (tuning, tuning + "/{id}")]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(OwnClientsOnly, token=token)],
@@ -78,21 +86,20 @@ async def get(request: Request) -> Response:
 
 
 async def list_kind(request: Request) -> Response:
+    parent = _name(request, "filter", "pageSize", "pageToken")
     query = request.query_params
-    if unknown := set(query) - {"$alt", "alt", "filter", "pageSize", "pageToken"}:
-        raise errors.Unimplemented(f"list with {', '.join(sorted(unknown))}")
     page_size = query.get("pageSize", "0")
-    if not page_size.isdigit():
+    if not re.fullmatch("[0-9]{1,9}", page_size):
         raise errors.InvalidArgument(f"pageSize must be a whole number, not {page_size!r}.")
     resources, next_page = await run_in_threadpool(
         handlers.list_resources,
         request.app.state.service,
-        _name(request),
+        parent,
         query.get("filter", ""),
         int(page_size),
         query.get("pageToken", ""),
     )
-    kind = _name(request).rpartition("/")[2]
+    kind = parent.rpartition("/")[2]
     listed = {kind: [wire.render(each, _numeric_enums(request)) for each in resources]}
     return JSONResponse(listed | ({"nextPageToken": next_page} if next_page else {}))
 
@@ -104,8 +111,8 @@ async def list_log_entries(request: Request) -> Response:
     return JSONResponse({"entries": found})
 
 
-async def list_none(_request: Request) -> Response:
-    return JSONResponse({})
+async def refuse(request: Request) -> Response:
+    raise errors.Unimplemented(f"{request.method} {request.url.path}")
 
 
 async def delete(request: Request) -> Response:
@@ -114,8 +121,9 @@ async def delete(request: Request) -> Response:
 
 
 async def get_operation(request: Request) -> Response:
-    name = request.url.path.split("/", 2)[2]
-    operation = await run_in_threadpool(handlers.get_operation, request.app.state.service, name)
+    operation = await run_in_threadpool(
+        handlers.get_operation, request.app.state.service, _name(request)
+    )
     return JSONResponse(operation)
 
 
@@ -125,8 +133,15 @@ async def cancel(request: Request) -> Response:
     return JSONResponse({})
 
 
-def _name(request: Request) -> str:
-    return request.url.path.removeprefix("/v1/")
+def _name(request: Request, *parameters: str) -> str:
+    """Return the resource name in the path; only `parameters` may be in the query besides."""
+    for name, value in request.query_params.items():
+        if name in REFUSED_PARAMETERS or (name == "alt" and value != "json"):
+            raise errors.Unimplemented(f"the parameter {name}={value}")
+        if name not in FORM.union(parameters):
+            reason = f'Unknown name "{name}": Cannot bind query parameter.'
+            raise errors.InvalidArgument(f"Invalid JSON payload received. {reason}")
+    return request.url.path.split("/", 2)[2]
 
 
 async def _body(request: Request) -> bytes:

@@ -23,7 +23,7 @@ from pathlib import Path
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
-from vertex_local import command, groups, images, joblog, mount, states, workspace
+from vertex_local import command, groups, images, joblog, mount, options, states, workspace
 from vertex_local.config import LocalModeError, Root
 from vertex_local.groups import Process
 from vertex_local.guard import Guard
@@ -151,10 +151,11 @@ class Runner:
         """Run a job's replicas until they succeed; raise JobFailure if they do not."""
         if note := images.warning(workspace.image(job), datetime.now(timezone.utc).date()):
             say(f"{joblog.WARNING} {note}")
+        if names := options.without_effect(job.job_spec):
+            say(f"{joblog.NOTE} no effect here: {', '.join(names)}")
         if obstacle := mount.obstacle(self.root.buckets):
-            say(
-                f"{joblog.NOTE} there is no {mount.MOUNT} on this machine ({obstacle}). {mount.IN_WORDS}"
-            )
+            reason = f"there is no {mount.MOUNT} on this machine ({obstacle})"
+            say(f"{joblog.NOTE} {reason}. {mount.IN_WORDS}")
         say(*joblog.SETTING_UP)
         place = workspace.prepare(
             self.root, job, self._fetch, say, lambda words, log: self._call(job, words, log)

@@ -47,7 +47,8 @@ class Workspace:
 
     def module_path(self, pool: WorkerPoolSpec) -> list[Path]:
         """Return the folders in which the replicas of a worker pool look for modules."""
-        return [*(self.modules[uri] for uri in pool.python_package_spec.package_uris), self.site]
+        projects = [self.modules[uri] for uri in pool.python_package_spec.package_uris]
+        return [*(root for each in projects for root in package.roots(each)), self.site]
 
 
 def job_id(job: CustomJob) -> str:
@@ -57,8 +58,7 @@ def job_id(job: CustomJob) -> str:
 
 def image(job: CustomJob) -> str:
     """Return the image of a job's primary replica."""
-    pool = job.job_spec.worker_pool_specs[0]
-    return str(pool.container_spec.image_uri or pool.python_package_spec.executor_image_uri)
+    return images.image_of(job.job_spec.worker_pool_specs[0])
 
 
 def prepare(

@@ -1,0 +1,151 @@
+"""Training packages as they come: good ones of several kinds, broken ones, and attacks."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from google.cloud import aiplatform, storage
+from google.cloud.aiplatform_v1.types import JobState
+from test_jobs import IMAGE, wait_until
+
+from vertex_local import package
+from vertex_local.config import Root
+from vertex_local.package import BadPackage
+
+SETUP = "from setuptools import setup\nsetup(name='x', version='1', {})\n"
+INFO = "Metadata-Version: 2.1\nName: x\nVersion: 1\n"
+
+
+def archive(files: dict[str, str], *odd: tarfile.TarInfo) -> bytes:
+    """Return a `.tar.gz` with these files, and then the odd members."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as made:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            made.addfile(member, io.BytesIO(text.encode()))
+        for member in odd:
+            made.addfile(member)
+    return content.getvalue()
+
+
+def odd(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+def claims_too_much() -> bytes:
+    member = tarfile.TarInfo("x-1/data")
+    member.size = 1 << 40
+    return gzip.compress(member.tobuf(tarfile.GNU_FORMAT))
+
+
+def wheel() -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as made:
+        made.writestr("trainer/task.py", "pass")
+    return content.getvalue()
+
+
+def submit(bucket: storage.Bucket, data: bytes) -> aiplatform.CustomJob:
+    """Start a job whose package is `data`; do not wait for it."""
+    bucket.blob("package.tar.gz").upload_from_string(data)
+    pool = {
+        "machine_spec": {"machine_type": "n1-standard-4"},
+        "replica_count": 1,
+        "python_package_spec": {
+            "executor_image_uri": IMAGE,
+            "package_uris": [f"gs://{bucket.name}/package.tar.gz"],
+            "python_module": "trainer.task",
+        },
+    }
+    job = aiplatform.CustomJob("a package", [pool], staging_bucket=f"gs://{bucket.name}")
+    job.submit()
+    return job
+
+
+GOOD = {"x-1/setup.py": SETUP.format("packages=['trainer']"), "x-1/trainer/task.py": "print('ran')"}
+ESCAPED = "escaped-from-its-package"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (archive(GOOD, odd("x-1/link", tarfile.SYMTYPE, "/etc")), "holds 'x-1/link'"),
+        (archive(GOOD, odd("x-1/hard", tarfile.LNKTYPE, "x-1/setup.py")), "holds 'x-1/hard'"),
+        (archive(GOOD, odd("x-1/device", tarfile.CHRTYPE)), "holds 'x-1/device'"),
+        (archive(GOOD, odd("x-1/pipe", tarfile.FIFOTYPE)), "holds 'x-1/pipe'"),
+        (archive({**GOOD, f"../{ESCAPED}": "x"}), f"holds '../{ESCAPED}'"),
+        (archive({**GOOD, f"x-1/../../../../{ESCAPED}": "x"}), "path outside of the package"),
+        (archive({**GOOD, f"/tmp/{ESCAPED}": "x"}), f"holds '/tmp/{ESCAPED}'"),
+        (claims_too_much(), "larger than 500 MB"),
+        (archive(GOOD)[:-30], "not a readable source distribution"),
+        (gzip.compress(b"no archive"), "not a readable source distribution"),
+        (wheel(), "not a readable source distribution"),
+        (b"", "not a readable source distribution"),
+        (archive({"trainer/task.py": "pass"}), "must hold one folder, with the setup.py"),
+        (archive({**GOOD, "y-1/setup.py": ""}), "must hold one folder"),
+        (archive({**GOOD, "x-1/setup.py/x": ""}), "not a readable source distribution"),
+    ],
+    ids=range(15),
+)
+def test_a_package_that_cannot_be_used_fails_its_job_in_a_sentence(
+    bucket: storage.Bucket, root: Root, data: bytes, words: str
+) -> None:
+    job = submit(bucket, data)
+    wait_until(lambda: job.state == JobState.JOB_STATE_FAILED, "the end of the job")
+    assert words in job.error.message and job.error.code == 3
+    assert "Traceback" not in job.error.message
+    folder = root.jobs / job.name.rpartition("/")[2]
+    assert not list(folder.rglob("job.log"))  # nothing ran
+    for place in (Path("/tmp"), root.path, *folder.parents):
+        assert not (place / ESCAPED).exists()
+    assert words in (folder / "service.log").read_text()  # so that `stream-logs` shows it
+
+
+def test_an_attack_writes_nothing_at_all(tmp_path: Path) -> None:
+    data = archive(GOOD, odd("x-1/link", tarfile.SYMTYPE, "/etc"))
+    with pytest.raises(BadPackage):
+        package.unpack(data, tmp_path / "package")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_few_bytes_that_stand_for_many_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = archive({"x-1/setup.py": "", "x-1/zeros": "\0" * 3_000_000})
+    assert len(zeros) < 10_000
+    package.unpack(zeros, tmp_path / "unpacked")
+    monkeypatch.setattr(package, "MAX_BYTES", 2_900_000)
+    with pytest.raises(BadPackage, match=r"larger than 2\.9 MB"):
+        package.unpack(zeros, tmp_path / "refused")
+    many = archive({f"x-1/{number}": "\0" * 100_000 for number in range(30)})
+    with pytest.raises(BadPackage, match=r"larger than 2\.9 MB"):
+        package.unpack(many, tmp_path / "refused")
+
+
+def test_packages_of_several_layouts_run(bucket: storage.Bucket, root: Root) -> None:
+    source = {
+        "x-1/setup.py": SETUP.format("packages=['trainer'], package_dir={'': 'src'}"),
+        "x-1/src/trainer/__init__.py": "",
+        "x-1/src/trainer/task.py": "print('ran')",
+    }
+    described = {"x-1/PKG-INFO": INFO + "Requires-Dist: numpy\nRequires-Dist: no; extra == 'a'\n"}
+    for files in (GOOD, source, described | GOOD):
+        job = submit(bucket, archive(files))
+        job.wait_for_completion()
+        folder = root.jobs / job.name.rpartition("/")[2]
+        assert (folder / "job.log").read_text() == "ran\n"
+
+
+def test_a_package_without_the_module_fails_by_name(bucket: storage.Bucket) -> None:
+    files = {**GOOD, "x-1/setup.py": SETUP.format("packages=[]")}
+    del files["x-1/trainer/task.py"]
+    with pytest.raises(RuntimeError, match=r"No module named .*trainer"):
+        submit(bucket, archive(files)).wait_for_completion()
