@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import pytest
@@ -22,7 +23,7 @@ from vertex_local import cli, images, machines
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"|^\[\w+\]: (\S+)$", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 MACHINE = re.compile(r"\b(?:n1|n2|n4|e2|c2|g2|g4|a2|a3|a4x?|m1)-[a-z]+-\w+\b")
 ACCELERATOR = re.compile(r"\bNVIDIA_\w+\b")
@@ -157,8 +158,7 @@ def anchors(text: str) -> set[str]:
 
 def test_links_lead_somewhere(texts: dict[Path, str]) -> None:
     for path, text in texts.items():
-        for first, second in LINK.findall(text):
-            target = first or second
+        for target in map("".join, LINK.findall(text)):
             if target.startswith("#"):
                 github = {name.lower() for name in anchors(text)}
                 assert target[1:] in anchors(text) | github, f"{path.name}: {target}"
@@ -183,3 +183,13 @@ def test_the_glossary_has_ten_words_in_order(texts: dict[Path, str]) -> None:
     assert words == sorted(words)
     body = text.partition("## Glossary")[0].lower()
     assert [word for word in words if word.rpartition(" ")[2].rstrip("s") not in body] == []
+
+
+def test_the_buttons_open_the_episode(texts: dict[Path, str], repo: Path) -> None:
+    links = dict(re.findall(r"^\[(\w+)\]: (\S+)$", texts[repo / "README.md"], re.MULTILINE))
+    place = f"OWNER/REPO/{{}}main/notebooks/{next((repo / 'notebooks').glob('06-*')).name}"
+    # The forms are those of Google's sample notebooks, as of August 2026.
+    raw = quote(f"https://raw.githubusercontent.com/{place.format('')}", safe="")
+    base = "https://console.cloud.google.com/agent-platform/workbench/deploy-notebook"
+    assert links["workbench"] == f"{base}?download_url={raw}"
+    assert links["colab"] == (f"https://colab.research.google.com/github/{place.format('blob/')}")
