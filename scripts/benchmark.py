@@ -3,6 +3,7 @@
     python scripts/benchmark.py trainer                    # all measures: some minutes
     python scripts/benchmark.py trainer --only epoch       # one of them
     python scripts/benchmark.py trainer --quick            # small and rough, to see that it works
+    python scripts/benchmark.py compute --help             # seconds an epoch, into a table
 
 A ratio compares two things that ran in turn in this one run, and is the median of several turns:
 so it holds on a slow or busy machine, too.
@@ -248,7 +249,8 @@ def measure_cuda(turns: int, quick: bool) -> Iterator[Row]:
         yield f"one epoch, {rows:,} rows, {kind}", "", f"{statistics.median(found):.4f} s"
 
 
-OTHERS = {"local-mode": "benchmark_local_mode", "storage": "benchmark_storage"}
+OTHERS = {"compute": "benchmark_compute", "local-mode": "benchmark_local_mode"}
+OTHERS |= {"storage": "benchmark_storage"}
 MEASURES = {
     "process": measure_process,
     "epoch": measure_epoch,

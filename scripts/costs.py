@@ -225,10 +225,7 @@ def _estimate(
             if found := price(item, item_terms, region):
                 parts.append(Part(count * pool.replica_count, hours, found))
             elif not problem:
-                problem = (
-                    f"data/prices.csv has no {item_terms} price for {item} in {region}; "
-                    "add a line with one that you trust."
-                )
+                problem = f"data/prices.csv has no {item_terms} price for {item} in {region}."
     return Estimate(what, minutes, provisioning_minutes, tuple(parts), problem)
 
 
