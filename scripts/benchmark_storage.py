@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 
@@ -34,6 +33,32 @@ root = Root(Path(sys.argv[1])); root.create()
 with loopback.listen(0) as listener, Buckets(root, listener):
     print(loopback.url(listener), flush=True)
     sys.stdin.read()
+"""
+# Answers at once with what the client needs: the time that is left is the client's own.
+NOTHING = """
+import asyncio, base64, hashlib, sys
+BODY = b"x" * 1000
+MD5 = base64.b64encode(hashlib.md5(BODY).digest()).decode()
+NAME = b'{"name": "small-objects"}'
+class Answers(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.data = transport, b""
+    def data_received(self, data):
+        self.data += data
+        head, end, body = self.data.partition(b"\\r\\n\\r\\n")
+        _, _, length = head.lower().partition(b"content-length:")
+        if not end or len(body) < int(length.split()[0] if length else 0):
+            return
+        self.data, content = b"", BODY if head.startswith(b"GET") else NAME
+        answer = f"HTTP/1.1 200 OK\\r\\nContent-Length: {len(content)}\\r\\nX-Goog-Hash: md5={MD5}"
+        kind = "application/json" if content is NAME else "text/plain"
+        self.transport.write(f"{answer}\\r\\nContent-Type: {kind}\\r\\n\\r\\n".encode() + content)
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Answers, "127.0.0.1", 0)
+    print("http://%s:%d" % server.sockets[0].getsockname(), flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+asyncio.run(main())
 """
 PUBLISHED = """
 import os, sys
@@ -97,6 +122,30 @@ def small_objects(url: str, count: int) -> tuple[float, float]:
             seconds(lambda: list(pool.map(up, range(count)))),
             seconds(lambda: list(pool.map(down, range(count)))),
         )
+
+
+def compare(folder: Path, count: int) -> None:
+    """Print how long small objects take on both servers, and with the client alone."""
+    times = {}
+    for label, code in (("nothing", NOTHING), ("published", PUBLISHED), ("ours", OURS)):
+        start = time.perf_counter()
+        with server(code, folder / label) as (url, _):
+            started = time.perf_counter() - start
+            times[label] = small_objects(url, count)
+        up, down = times[label]
+        print(
+            f"{label}: starts in {started:.2f} s; "
+            f"{count} small uploads {up:.2f} s, downloads {down:.2f} s"
+        )
+    nothing, published, ours = times["nothing"], times["published"], times["ours"]
+    for index, kind in enumerate(("uploads", "downloads")):
+        print(
+            f"small {kind}: {published[index] / ours[index]:.1f} x as fast as published; "
+            f"{published[index] / nothing[index]:.1f} x with a server that does nothing, because "
+            "Google's client needs the rest"
+        )
+    total = sum(published) / sum(ours)
+    print(f"both: {total:.1f} x as fast as published (promised: at least 3 x)")
 
 
 def large_object(url: str, process: subprocess.Popen[str], folder: Path, size: int) -> None:
@@ -179,22 +228,7 @@ def main(argv: list[str] | None = None) -> int:
     count, size, listed = (20, 4 << 20, 200) if smoke else (1000, 1 << 30, 100_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        times = {}
-        for label, code in (("published", PUBLISHED), ("ours", OURS)):
-            start = time.perf_counter()
-            with server(code, folder / label) as (url, _):
-                print(
-                    f"{label}: answers after {time.perf_counter() - start:.2f} s at "
-                    f"{urlsplit(url).netloc}"
-                )
-                times[label] = small_objects(url, count)
-            up, down = times[label]
-            print(f"{label}: {count} small uploads {up:.2f} s, downloads {down:.2f} s")
-        for index, kind in enumerate(("uploads", "downloads")):
-            ratio = times["published"][index] / times["ours"][index]
-            print(f"small {kind}: {ratio:.1f} x as fast as published")
-        total = sum(times["published"]) / sum(times["ours"])
-        print(f"both: {total:.1f} x as fast as published")
+        compare(folder, count)
         with server(OURS, folder / "large") as (url, process):
             large_object(url, process, folder, size)
         with server(OURS, folder / "listed") as (url, _):

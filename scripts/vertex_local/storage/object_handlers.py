@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from email.utils import formatdate
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -17,12 +17,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from vertex_local.storage import conditions, resources
 from vertex_local.storage.digest import PIECE_BYTES, pieces
 from vertex_local.storage.errors import BadRange, BadRequest
-from vertex_local.storage.objects import Objects, Partial
+from vertex_local.storage.objects import Objects, Partial, Slow
 from vertex_local.storage.records import Resource
 from vertex_local.storage.requests import CONDITIONS, base, check_params, objects, part, read_json
 
 SOURCE_CONDITIONS = tuple(name.replace("if", "ifSource", 1) for name in conditions.NAMES)
 MAX_COMPOSED = 32
+T = TypeVar("T")
 
 
 def answer(request: Request, bucket: str, name: str, document: Resource) -> Response:
@@ -37,8 +38,16 @@ async def get(request: Request) -> Response:
         return await download(request)
     bucket, name = part(request, "bucket"), part(request, "object")
     wanted = conditions.read(request.query_params, request.headers)
-    document = await run_in_threadpool(objects(request).get, bucket, name, wanted)
+    document = await soon(objects(request).get, bucket, name, wanted)
     return answer(request, bucket, name, document)
+
+
+async def soon(ask: Callable[..., T], *args: object) -> T:
+    """Ask at once if that takes a look only: to hand it to a thread takes longer."""
+    try:
+        return ask(*args, quick=True)
+    except Slow:
+        return await run_in_threadpool(ask, *args)
 
 
 async def patch(request: Request) -> Response:
@@ -175,7 +184,7 @@ async def download(request: Request) -> Response:
     check_params(request, *CONDITIONS)
     bucket, name = part(request, "bucket"), part(request, "object")
     wanted = conditions.read(request.query_params, request.headers)
-    file, document = await run_in_threadpool(objects(request).open, bucket, name, wanted)
+    file, document = await soon(objects(request).open, bucket, name, wanted)
     try:
         return await _send(request, file, document)
     except BaseException:

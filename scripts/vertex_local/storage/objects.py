@@ -55,6 +55,10 @@ class Live:
     resource: Resource
 
 
+class Slow(Exception):
+    """The answer takes more than a look: it must be asked for in a thread."""
+
+
 class Partial:
     """A file that is being received; nothing that a listing could show.
 
@@ -171,19 +175,28 @@ class Objects:
 
     # Objects
 
-    def get(self, bucket: str, name: str, conditions: Conditions = ANY) -> Resource:
-        """Return an object's metadata."""
-        return self._get(bucket, name, conditions, reading=True).resource
+    def get(
+        self, bucket: str, name: str, conditions: Conditions = ANY, quick: bool = False
+    ) -> Resource:
+        """Return an object's metadata.
+
+        Raises:
+            Slow: if `quick` is asked for, and the file is new and must be read for it.
+        """
+        return self._get(bucket, name, conditions, reading=True, quick=quick).resource
 
     def open(
-        self, bucket: str, name: str, conditions: Conditions = ANY
+        self, bucket: str, name: str, conditions: Conditions = ANY, quick: bool = False
     ) -> tuple[BinaryIO, Resource]:
         """Return an object's bytes as an open file, and its metadata.
 
         The file stays what it is while it is open, even if the object is replaced.
+
+        Raises:
+            Slow: if `quick` is asked for, and the file is new and must be read for its metadata.
         """
         for _ in range(ATTEMPTS):
-            live = self._get(bucket, name, conditions, reading=True)
+            live = self._get(bucket, name, conditions, reading=True, quick=quick)
             if live.identity == FOLDER:
                 return open(os.devnull, "rb"), live.resource
             with suppress(FileNotFoundError):  # deleted meanwhile: ask again
@@ -299,9 +312,16 @@ class Objects:
         path = self._bucket_path(bucket)
         return listing.Walk(path, self._folders, self._records.folders(bucket))
 
-    def _get(self, bucket: str, name: str, conditions: Conditions, reading: bool = False) -> Live:
+    def _get(
+        self,
+        bucket: str,
+        name: str,
+        conditions: Conditions,
+        reading: bool = False,
+        quick: bool = False,
+    ) -> Live:
         self._bucket_path(bucket)
-        live = self._find(bucket, name)
+        live = self._find(bucket, name, quick=quick)
         if live is None or not conditions.names_generation(live.resource):
             raise no_object(bucket, name)
         conditions.check(live.resource, reading)
@@ -312,11 +332,13 @@ class Objects:
         bucket: str,
         name: str,
         known: Mapping[tuple[str, str], Resource] | None = None,
+        quick: bool = False,
     ) -> Live | None:
         """Return an object as it is now, or None.
 
         Args:
             known: records that were read before, by name and file identity.
+            quick: raise Slow rather than read a file that has no record yet.
         """
         if names.object_name_problem(name) or names.object_name_limit(name):
             return None
@@ -338,6 +360,8 @@ class Objects:
         key = identity(status)
         document = records.get(key) if records is not None else (known or {}).get((name, key))
         if document is None:
+            if quick:
+                raise Slow
             return self._make_up(bucket, name, path)
         return Live(path, key, document)
 
