@@ -241,10 +241,11 @@ def open_session(address: str, token: str, path: str, jupyter: "subprocess.Popen
         data=json.dumps(session).encode(),
         headers={"Authorization": f"token {token}", "Content-Type": "application/json"},
     )
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever is set
     deadline = time.monotonic() + JUPYTER_SECONDS
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=JUPYTER_SECONDS):
+            with direct.open(request, timeout=JUPYTER_SECONDS):
                 return
         except OSError as err:
             if jupyter.poll() is not None or time.monotonic() > deadline:

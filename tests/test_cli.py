@@ -14,6 +14,8 @@ import google.auth
 import google.auth.exceptions
 import nbformat
 import pytest
+import requests
+from google.cloud import storage
 
 from vertex_local import cli, daemon, kernel
 from vertex_local.config import Root, ServerRecord
@@ -200,6 +202,26 @@ def test_a_running_notebook_outlives_its_server(own_root: Root, tmp_path: Path) 
     assert finished.returncode == 0, finished.stderr
     printed = nbformat.read(path, as_version=4).cells[2].outputs[0].text
     assert "was started again" in printed and "['kept-bucket']" in printed
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    root: Root, bucket: storage.Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "example.org")
+    record = daemon.find(root)
+    assert record is not None
+    url = f"{record.storage_url}/storage/v1/b"
+    with pytest.raises(requests.exceptions.ProxyError):
+        requests.get(url, timeout=30)
+    settings = kernel.environment(root, record)
+    assert settings["no_proxy"] == settings["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, settings[name])
+    assert requests.get(url, timeout=30).status_code == 200
+    assert bucket.exists()
 
 
 def test_no_google_library_finds_an_account(server: ServerRecord) -> None:

@@ -145,6 +145,17 @@ def without_account(root: Root) -> dict[str, str]:
     }
 
 
+def past_proxies() -> dict[str, str]:
+    """Return environment variables that keep requests to this machine away from a proxy.
+
+    There are two spellings, and not every program reads both.
+    """
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    text = ",".join(dict.fromkeys([*names, HOST, "localhost"]))
+    return {"NO_PROXY": text, "no_proxy": text}
+
+
 def shell_tools(root: Root, storage_url: str) -> dict[str, str]:
     """Return environment variables that point gcloud and gsutil at local mode.
 

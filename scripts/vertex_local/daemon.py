@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from vertex_local import lock, loopback
 from vertex_local.config import LocalModeError, Root, ServerRecord
@@ -36,11 +37,17 @@ def find(root: Root) -> ServerRecord | None:
 
 def _answers(record: ServerRecord) -> bool:
     try:
-        with urllib.request.urlopen(f"{record.api_url}/healthz", timeout=5) as response:
+        with ask(f"{record.api_url}/healthz", 5) as response:
             # After a crash, the port of an old record may belong to the server of another root.
             return bool(response.read().decode() == str(record.pid))
     except (OSError, urllib.error.URLError, ValueError):
         return False
+
+
+def ask(url: str, seconds: float) -> Any:
+    """Open a URL of local mode, past any proxy that the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(url, timeout=seconds)
 
 
 def start(root: Root, api_port: int = 0, storage_port: int = 0) -> ServerRecord:

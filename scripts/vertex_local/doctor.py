@@ -6,7 +6,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -131,7 +130,7 @@ def emulator(root: Root) -> Iterator[str]:
             ("Cloud Storage", f"{record.storage_url}/storage/v1/b"),
         ):
             try:
-                with urllib.request.urlopen(url, timeout=10):
+                with daemon.ask(url, 10):
                     yield f"local mode's {name} answers at {url.split('/', 3)[2]}"
             except OSError as err:
                 raise LocalModeError(

@@ -25,6 +25,7 @@ def environment(root: Root, record: ServerRecord) -> dict[str, str]:
     """Return the environment variables that point clients at local mode."""
     return (
         config.without_account(root)
+        | config.past_proxies()
         | config.shell_tools(root, record.storage_url)
         | {
             "STORAGE_EMULATOR_HOST": record.storage_url,

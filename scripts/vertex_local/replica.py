@@ -17,9 +17,21 @@ from typing import Any
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 
 from vertex_local import images, loopback, mount
-from vertex_local.config import HOST, PROJECT_NUMBER, Root, shell_tools, without_account
+from vertex_local.config import (
+    HOST,
+    PROJECT_NUMBER,
+    Root,
+    past_proxies,
+    shell_tools,
+    without_account,
+)
 
-PASSED_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER")
+PROXIES = ("ALL_PROXY", "FTP_PROXY", "HTTP_PROXY", "HTTPS_PROXY")  # the way out of some networks
+PASSED_ON = (
+    *("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "USER"),
+    *PROXIES,
+    *map(str.lower, PROXIES),
+)
 TF_NAMES = ("chief", "worker", "ps", "evaluator")  # what TF_CONFIG calls the worker pools
 
 
@@ -89,7 +101,7 @@ def environment(
         modules: folders in which the job's Python finds modules.
     """
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    variables |= without_account(root) | shell_tools(root, storage_url)
+    variables |= without_account(root) | past_proxies() | shell_tools(root, storage_url)
     variables |= {
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join(map(str, modules)),
