@@ -166,3 +166,24 @@ def test_missing_values_are_filled_from_the_training_rows(
 def test_the_kernel_of_the_file_is_the_plain_one(repo: Path) -> None:
     notebook = nbformat.read(repo / "notebooks" / NAME, as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"  # what Workbench has
+
+
+def test_the_compressed_file_is_as_small_as_the_text_says(
+    code: list[str],
+    cells: list[nbformat.NotebookNode],
+    bucket: storage.Bucket,
+    table: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    upload(bucket, table)
+    names = prepare(code, bucket, tmp_path)
+    saving = next(source for source in code if source.startswith("train_arrays ="))
+    exec(compile(saving, "<cell>", "exec"), names)
+    text, plain, compressed = (
+        (tmp_path / name).stat().st_size
+        for name in ("as_text.csv", "not_compressed.npz", "train_data.npz")
+    )
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "less than a tenth of the CSV file, and about a quarter of the uncompressed" in prose
+    assert compressed < text / 10
+    assert 0.2 < compressed / plain < 0.3
