@@ -87,6 +87,13 @@ def run(root: Root, args: argparse.Namespace) -> int:
     return 0
 
 
+def promise(_root: Root, args: argparse.Namespace) -> int:
+    """Compare what notebooks promise with what they show; with --yes, store that."""
+    from vertex_local.refresh import refresh
+
+    return 0 if all([refresh(path.absolute(), args.yes) for path in args.notebooks]) else 1
+
+
 def kernel_install(_root: Root, args: argparse.Namespace) -> int:
     """Install the Jupyter kernel."""
     from vertex_local.kernel import install
@@ -155,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="if every cell works, say so in the notebook itself, with date and versions",
     )
+    promising = add("promise", promise)
+    promising.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    promising.add_argument("--yes", action="store_true", help="store what differs")
     kernels = commands.add_parser("kernel", help="the Jupyter kernel").add_subparsers(
         metavar="COMMAND", required=True
     )

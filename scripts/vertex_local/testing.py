@@ -7,31 +7,15 @@ installed; and whatever server the tests or the notebooks' kernels started is st
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
-from vertex_local import daemon, kernel
-from vertex_local.config import find_root
-
-_folder = pytest.StashKey[Path]()
+from vertex_local.sandbox import sandbox
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point this process, and with it every kernel that it starts, at a root of its own."""
-    folder = config.stash[_folder] = Path(tempfile.mkdtemp(prefix="vertex-local-tests-"))
-    kernel.write_spec(folder / "jupyter" / "kernels" / kernel.NAME)
-    elsewhere = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join(
-        [str(folder / "jupyter"), *([elsewhere] if elsewhere else [])]
-    )
-    os.environ["VERTEX_LOCAL_ROOT"] = str(folder / "root")
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop the session's server and delete its root."""
-    daemon.stop(find_root())
-    shutil.rmtree(config.stash[_folder])
+    """Give this process, and with it every kernel that it starts, a root of its own."""
+    stack = ExitStack()
+    stack.enter_context(sandbox())
+    config.add_cleanup(stack.close)

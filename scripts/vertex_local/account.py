@@ -1,0 +1,112 @@
+"""A readable account of a cell that failed: where, what, its source, its output, its job's log."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from vertex_local.config import Root
+
+SHOWN_LINES = 12  # of the cell's source, of what it printed, and of its traceback
+LOG_LINES = 20  # of a failed job's log
+LINE_LENGTH = 200
+
+
+class CellFailed(Exception):
+    """A cell did not do what it should.
+
+    Attributes:
+        what: one sentence, or the error's name and message.
+        details: the traceback, or whatever else explains it; "" if nothing does.
+    """
+
+    def __init__(self, what: str, details: str = "") -> None:
+        super().__init__(what)
+        self.what, self.details = what, details
+
+
+def account(place: str, cell: Any, failure: CellFailed, logs: list[str]) -> str:
+    """Return the account as text of some lines.
+
+    Args:
+        place: where it happened, such as "lesson.ipynb: code cell 3 of 29"; "" if known.
+        cell: the cell, with the outputs of its execution.
+        failure: what happened.
+        logs: the logs of jobs that failed meanwhile, from `failed_job_logs`.
+    """
+    what = plain(failure.what).strip().splitlines() or ["failed"]
+    lines = [f"{place} failed: {_cut(what[0])}" if place else _cut(what[0])]
+    lines += [_cut(line) for line in what[1:SHOWN_LINES]]
+    lines += ["", "The cell:", *_middle_out(cell.source)]
+    printed = "".join(out.text for out in cell.get("outputs", []) if out.output_type == "stream")
+    if printed.strip():
+        lines += ["", "It printed, last:", *_last(printed, SHOWN_LINES)]
+    if failure.details.strip():
+        lines += ["", "In detail, last:", *_last(failure.details, SHOWN_LINES)]
+    for log in logs:
+        path, _, text = log.partition("\n")
+        lines += ["", f"The end of the job's log, {path}:", *_last(text, LOG_LINES)]
+    return "\n".join(lines)
+
+
+def failed_job_logs(root: Root, since: datetime) -> list[str]:
+    """Return the logs of the local-mode jobs that failed since then: a line with the path, then it.
+
+    Args:
+        root: local mode's root; nothing is returned if it has had no jobs.
+        since: a time with a time zone.
+    """
+    from vertex_local.states import FAILED
+    from vertex_local.workspace import job_id
+
+    paths = [
+        root.jobs / job_id(job) / "job.log"
+        for job in jobs(root)
+        if job.state == FAILED and job.end_time >= since
+    ]
+    return [f"{path}\n{path.read_text(errors='replace')}" for path in paths if path.is_file()]
+
+
+def job_seconds(root: Root, since: datetime) -> float:
+    """Return for how many seconds jobs ran that were started since then (a time with a zone)."""
+    seconds = (
+        (job.end_time - job.start_time).total_seconds()
+        for job in jobs(root)
+        if job.start_time and job.end_time and job.start_time >= since
+    )
+    return float(sum(seconds))
+
+
+def jobs(root: Root) -> list[Any]:
+    """Return the custom jobs of a root; none if it has never had a server."""
+    if not root.database.is_file():
+        return []
+    from vertex_local.store import Store  # imports the SDK, which takes its time
+
+    store = Store(root.database)
+    try:
+        return list(store.jobs())
+    finally:
+        store.close()
+
+
+def plain(text: str) -> str:
+    """Return `text` without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _middle_out(text: str) -> list[str]:
+    lines = text.splitlines()
+    if len(lines) > SHOWN_LINES:
+        half = SHOWN_LINES // 2
+        lines = [*lines[:half], f"… {len(lines) - SHOWN_LINES} lines …", *lines[-half:]]
+    return [f"    {_cut(line)}" for line in lines]
+
+
+def _last(text: str, count: int) -> list[str]:
+    return [f"    {_cut(line)}" for line in plain(text).rstrip().splitlines()[-count:]]
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LINE_LENGTH else f"{line[:LINE_LENGTH]} …"

@@ -1,0 +1,225 @@
+"""What a notebook promises to show, and how that is compared with what it shows.
+
+An output is compared by what it means. A table is compared cell by cell; JSON, and the printed
+form of Python's lists and dictionaries, by their values; other text line by line, however wide its
+gaps are. Numbers agree within a tolerance. Of a picture only its presence counts. What a cell
+writes to stderr is not compared.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from html.parser import HTMLParser
+from itertools import zip_longest
+from typing import Any
+
+# A number by itself or with a unit after it; digits inside a name (`T4`, `run_2`) are text.
+NUMBER = re.compile(
+    r"(?<![\w.])((?<![^\s(\[{=:,])[-+])?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d+)?(?![\d.]*\d)"
+)
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a number may be from the promised one: `abs`, or `rel` times the larger of the two.
+
+    Attributes:
+        rel: relative tolerance, 0 or more.
+        abs: absolute tolerance, 0 or more.
+    """
+
+    rel: float = 0.0
+    abs: float = 0.0
+
+    def admits(self, promised: Decimal, got: Decimal) -> bool:
+        """Return whether two numbers agree."""
+        size = max(abs(promised), abs(got))
+        return abs(promised - got) <= max(Decimal(str(self.abs)), Decimal(str(self.rel)) * size)
+
+    def __str__(self) -> str:
+        parts = [f"{name} {value:g}" for name, value in vars(self).items() if value]
+        return " or ".join(parts) or "none"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One thing that a cell shows.
+
+    Attributes:
+        kind: "text", "data", "table", "picture" or "error".
+        content: text; the value of JSON or of a Python literal; rows of texts; None for a picture.
+    """
+
+    kind: str
+    content: Any
+
+
+def shown(outputs: list[Any], clean: Callable[[str], str] = str) -> list[Shown]:
+    """Return what the outputs of a cell show, without what went to stderr.
+
+    Args:
+        outputs: outputs in Jupyter's format.
+        clean: is applied to every text first, for example to hide what always changes.
+    """
+    printed = "".join(out.text for out in outputs if out.get("name") == "stdout")
+    things = [_text(clean(printed))] if printed.strip() else []
+    for output in outputs:
+        if output.output_type == "error":
+            things.append(Shown("error", clean(f"{output.ename}: {output.evalue}")))
+        elif output.output_type in ("display_data", "execute_result"):
+            if WIDGET not in output.data:
+                things.append(_bundle(output.data, clean))
+    return things
+
+
+def differences(promised: list[Shown], got: list[Shown], tolerance: Tolerance) -> list[str]:
+    """Return one line for each difference between what is promised and what is shown."""
+    return [
+        f"{place}: promised {_short(one)}, shown {_short(other)}"
+        for place, one, other in _compare_all(promised, got, tolerance)
+    ]
+
+
+Difference = tuple[str, Any, Any]  # where, promised, shown
+NOTHING = "nothing"
+
+
+def _compare_all(
+    promised: list[Shown], got: list[Shown], tolerance: Tolerance
+) -> Iterator[Difference]:
+    for one, other in zip_longest(promised, got):
+        if one is None or other is None or one.kind != other.kind:
+            names = [f"a {thing.kind}" if thing else NOTHING for thing in (one, other)]
+            yield ("output", *names)  # type: ignore[misc]
+        elif one.kind == "table":
+            yield from _compare_tables(one.content, other.content, tolerance)
+        elif one.kind == "data":
+            yield from _compare_data("value", one.content, other.content, tolerance)
+        elif one.kind != "picture":
+            yield from _compare_texts(one.content, other.content, tolerance)
+
+
+def _compare_texts(promised: str, got: str, tolerance: Tolerance) -> Iterator[Difference]:
+    lines = zip_longest(promised.rstrip().splitlines(), got.rstrip().splitlines())
+    for number, (one, other) in enumerate(lines, start=1):
+        if one is None or other is None or not _alike(one, other, tolerance):
+            yield f"line {number}", one, other
+
+
+def _compare_tables(
+    promised: list[list[str]], got: list[list[str]], tolerance: Tolerance
+) -> Iterator[Difference]:
+    head = promised[0] if promised else []
+    for y, (one, other) in enumerate(zip_longest(promised, got, fillvalue=None)):
+        if one is None or other is None or len(one) != len(other):
+            yield f"row {y}", one, other
+            continue
+        for x, (left, right) in enumerate(zip(one, other, strict=True)):
+            if not _alike(left, right, tolerance):
+                column = head[x] if x < len(head) and head[x] else str(x)
+                yield f"row {one[0] or y!s}, column {column}", left, right
+
+
+def _compare_data(place: str, one: Any, other: Any, tolerance: Tolerance) -> Iterator[Difference]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *(key for key in other if key not in one)]:
+            inside = f"{place}[{key!r}]"
+            if key in one and key in other:
+                yield from _compare_data(inside, one[key], other[key], tolerance)
+            else:
+                yield inside, one.get(key, NOTHING), other.get(key, NOTHING)
+    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        if len(one) != len(other):
+            yield f"{place}, length", len(one), len(other)
+        else:
+            for index, (left, right) in enumerate(zip(one, other, strict=True)):
+                yield from _compare_data(f"{place}[{index}]", left, right, tolerance)
+    elif _is_number(one) and _is_number(other):
+        if not _alike(repr(one), repr(other), tolerance):
+            yield place, one, other
+    elif one != other or type(one) is not type(other):
+        yield place, one, other
+
+
+def _alike(one: str, other: str, tolerance: Tolerance) -> bool:
+    """Return whether two texts agree: the same words, and numbers within the tolerance."""
+    if one == other:
+        return True
+    words, more_words = (NUMBER.sub("\0", text).split() for text in (one, other))
+    numbers, more_numbers = (
+        [Decimal(match[0].replace(",", "")) for match in NUMBER.finditer(text)]
+        for text in (one, other)
+    )
+    return words == more_words and all(map(tolerance.admits, numbers, more_numbers))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if not isinstance(value, str) or value != NOTHING else value
+    text = NOTHING if value is None else text
+    return text if len(text) <= 120 else f"{text[:120]} …"
+
+
+# --- Outputs as data ----------------------------------------------------------------------------
+
+
+def _bundle(data: Any, clean: Callable[[str], str]) -> Shown:
+    """Return what a display shows, from the richest of its forms that can be compared."""
+    for kind, value in data.items():
+        if kind == "application/json":
+            return Shown("data", value)
+    html = data.get("text/html", "")
+    if "<table" in html:
+        return Shown("table", _rows(clean(html)))
+    if any(kind.startswith("image/") for kind in data):
+        return Shown("picture", None)
+    return _text(clean(data.get("text/plain") or data.get("text/markdown") or html))
+
+
+def _text(text: str) -> Shown:
+    """Return text as data if it is JSON or a Python list, dictionary or the like."""
+    if text.lstrip()[:1] in set("[{("):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return Shown("data", parse(text.strip()))
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                continue
+    return Shown("text", text)
+
+
+def _rows(html: str) -> list[list[str]]:
+    """Return the cells of the tables in a piece of HTML, row by row."""
+    reader = _TableReader()
+    reader.feed(html)
+    return reader.rows
+
+
+class _TableReader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.rows[-1][-1] += data

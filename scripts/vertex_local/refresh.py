@@ -1,0 +1,132 @@
+"""Refreshes what a notebook promises: executes it, shows what changed, stores it if asked to."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from vertex_local import notebook, promises
+from vertex_local.config import LocalModeError
+from vertex_local.sandbox import sandbox
+
+TAG, COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"  # either marks a cell, as for nbval
+LONGEST = 40  # lines of a promise: what a reader can compare
+
+
+def refresh(path: Path, write: bool) -> bool:
+    """Execute a notebook in a local mode of its own and compare what it shows with its promises.
+
+    What agrees within the cell's tolerance stays as it is stored. With `write`, cells without a
+    promise lose their outputs, so that the file is fit to be committed.
+
+    Args:
+        path: the notebook.
+        write: whether to store what differs.
+
+    Returns:
+        Whether the notebook now promises what it shows.
+
+    Raises:
+        LocalModeError: if a cell fails, nothing is promised, or something cannot be promised.
+    """
+    stored = notebook.read(path)
+    if not any(map(is_promise, stored.cells)):
+        raise LocalModeError(f"{path} promises nothing. Tag a code cell with {TAG!r}.")
+    executed = copy.deepcopy(stored)
+    with sandbox():
+        notebook.run(executed, path)
+    return settle(path, stored, executed, write)
+
+
+def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
+    """Compare a notebook with its executed copy; print what differs, store it with `write`.
+
+    Args:
+        path: the notebook's file.
+        stored: what is in the file; its outputs are changed.
+        executed: the same cells with what they show now.
+        write: whether to store what differs.
+
+    Returns:
+        Whether the file now promises what the cells show.
+
+    Raises:
+        LocalModeError: if something cannot be promised; the file is as it was.
+    """
+    pairs = [pair for pair in zip(stored.cells, executed.cells, strict=True) if is_promise(pair[0])]
+    changed = [(old, new) for old, new in pairs if _differs(old, new)]
+    for old, new in changed:
+        outputs = _fit(path, new)
+        print(f"\n{path.name}: {notebook.title(old)}")
+        print("\n".join(_diff(old.outputs, outputs)))
+        old.outputs = outputs
+    if changed and not write:
+        print(f"\n{len(changed)} of {len(pairs)} promises differ. Store them with --yes.")
+        return False
+    if not changed:
+        print(f"{path.name} shows what it promises, in {len(pairs)} cells.")
+    if write:
+        for cell in stored.cells:
+            if cell.cell_type == "code":
+                cell.execution_count = None
+                cell.outputs = cell.outputs if is_promise(cell) else []
+        notebook.replace(path, notebook.text_of(stored))
+    return True
+
+
+def is_promise(cell: Any) -> bool:
+    """Return whether the output of a cell is to be checked."""
+    if cell.cell_type != "code":
+        return False
+    comments = [line.strip().lstrip("# ") for line in cell.source.splitlines() if "#" in line]
+    return TAG in cell.metadata.get("tags", []) or COMMENT in comments
+
+
+def _differs(old: Any, new: Any) -> bool:
+    settings = {
+        key: value for key, value in old.metadata.get("nbcheck", {}).items() if key != "timeout"
+    }
+    tolerance = promises.Tolerance(**settings)
+    return not old.outputs or bool(
+        promises.differences(promises.shown(old.outputs), promises.shown(new.outputs), tolerance)
+    )
+
+
+def _fit(path: Path, cell: Any) -> list[Any]:
+    """Return the outputs of a cell as they are stored; raise if they cannot be promised."""
+    where = f"{path}, the cell {notebook.title(cell)!r},"
+    things = promises.shown(cell.outputs)
+    if not things:
+        raise LocalModeError(f"{where} shows nothing. Let it print its result, or remove the tag.")
+    if any(thing.kind == "picture" for thing in things):
+        raise LocalModeError(f"{where} shows a picture. Promise text or a table instead.")
+    outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    for output in outputs:
+        if "execution_count" in output:
+            output.execution_count = None
+    if len(list(_lines(outputs))) > LONGEST:
+        raise LocalModeError(
+            f"{where} shows more than {LONGEST} lines. Let it show the part that matters."
+        )
+    return outputs
+
+
+def _diff(old: list[Any], new: list[Any]) -> Iterator[str]:
+    return difflib.unified_diff(
+        list(_lines(old)), list(_lines(new)), "stored", "shown now", lineterm=""
+    )
+
+
+def _lines(outputs: list[nbformat.NotebookNode]) -> Iterator[str]:
+    """Yield outputs as lines of text for people."""
+    for output in outputs:
+        if output.output_type == "error":
+            yield f"{output.ename}: {output.evalue}"
+        else:
+            data = output.get("data", {})
+            yield from str(output.get("text") or data.get("text/plain", "")).splitlines()

@@ -1,0 +1,35 @@
+"""A local mode for a while: a root in a temporary folder, and the kernel without installing it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vertex_local import daemon, kernel
+from vertex_local.config import Root, find_root
+
+
+@contextmanager
+def sandbox() -> Iterator[Root]:
+    """Point this process, and with it every kernel that it starts, at a root of its own.
+
+    At the end, whatever server was started for it is stopped, and the root is deleted.
+    """
+    with tempfile.TemporaryDirectory(prefix="vertex-local-") as name:
+        folder = Path(name)
+        kernel.write_spec(folder / "jupyter" / "kernels" / kernel.NAME)
+        before = {key: os.environ.get(key) for key in ("JUPYTER_PATH", "VERTEX_LOCAL_ROOT")}
+        paths = [str(folder / "jupyter"), before["JUPYTER_PATH"]]
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(path for path in paths if path)
+        os.environ["VERTEX_LOCAL_ROOT"] = str(folder / "root")
+        try:
+            yield find_root()
+        finally:
+            daemon.stop(find_root())
+            for key, value in before.items():
+                os.environ.pop(key)
+                if value is not None:
+                    os.environ[key] = value
