@@ -13,7 +13,6 @@ from pathlib import Path
 from google.cloud.aiplatform_v1.types import ContainerSpec, WorkerPoolSpec
 
 from vertex_local import mount
-from vertex_local.errors import Unimplemented
 
 PYTHONS = re.compile(r"(/usr(/local)?/bin/)?python(3(\.\d+)?)?")
 SHELLS = re.compile(r"(/(usr/)?bin/)?(ba)?sh")
@@ -37,20 +36,13 @@ exec '{python}' -m pip --disable-pip-version-check "$@"
 PYTHON = "#!/bin/sh\nexec '{python}' \"$@\"\n"
 
 
-def check_container(spec: ContainerSpec, place: str) -> None:
-    """Refuse a container that cannot be run without being one.
-
-    Raises:
-        Unimplemented: if its command is missing, or is neither Python nor a shell.
-    """
+def obstacle(spec: ContainerSpec) -> str | None:
+    """Return why a container cannot be run without being one, or None if it can."""
     if not spec.command:
-        raise Unimplemented(
-            f"{place}.container_spec without a command: the program in the image cannot run here"
-        )
+        return "container_spec without a command: the program in the image cannot run here"
     if not (PYTHONS.fullmatch(spec.command[0]) or SHELLS.fullmatch(spec.command[0])):
-        raise Unimplemented(
-            f"{place}.container_spec.command {spec.command[0]!r}: only Python and sh can run here"
-        )
+        return f"container_spec.command {spec.command[0]!r}: only Python and sh can run here"
+    return None
 
 
 def words(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:

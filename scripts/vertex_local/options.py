@@ -85,6 +85,7 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
         *_asked(resource, beside),
         *_asked(spec, REFUSED_IN_JOBS),
         *_asked_in_pools(spec, REFUSED_IN_POOLS),
+        *(f"{place}.{why}" for place, pool in _used_pools(spec) if (why := _obstacle(pool))),
     ]
     if refused:
         raise Unimplemented(", ".join(refused))
@@ -126,6 +127,10 @@ def _used_pools(spec: CustomJobSpec) -> Iterator[tuple[str, WorkerPoolSpec]]:
             yield f"job_spec.worker_pool_specs[{number}]", pool
 
 
+def _obstacle(pool: WorkerPoolSpec) -> str | None:
+    return command.obstacle(pool.container_spec) if pool.container_spec else None
+
+
 def _asked(message: Any, names: Iterable[str]) -> list[str]:
     """Return those of the (dotted) field names that have a value, and not the usual one."""
     return [name for name in names if (value := _value(message, name)) and value != USUAL.get(name)]
@@ -155,9 +160,7 @@ def _check_names(resource: TrainingPipeline | CustomJob) -> None:
 
 
 def _check_pool(pool: WorkerPoolSpec, place: str) -> None:
-    if pool.container_spec:
-        command.check_container(pool.container_spec, place)
-    else:
+    if not pool.container_spec:
         _check_package(pool, f"{place}.python_package_spec")
     work = pool.container_spec or pool.python_package_spec
     if len(work.env) > MAX_ENV:

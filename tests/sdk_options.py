@@ -1,0 +1,300 @@
+"""Every option of the SDK's training jobs: a value for it, and how to see what became of it.
+
+An option ends in one of three ways: it works, it is accepted without effect and the job's log says
+so, or the job is refused and the refusal names it. `test_sdk_table.py` tries them all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.cloud import aiplatform
+from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
+from google.cloud.aiplatform_v1.types.dataset import Dataset
+
+GPU_IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-gpu.2-4.py310:latest"
+SCRIPT = """
+import json, os, sys
+print(json.dumps({"argv": sys.argv[1:], "environment": dict(os.environ)}))
+"""
+REGION = "europe-west4"  # not the one of `aiplatform.init`
+KEY = "projects/p/locations/us-central1/keyRings/r/cryptoKeys/k"
+PLACE = "projects/vertex-local/locations/us-central1"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of a job.
+
+    Attributes:
+        record: the custom job, as the API returns it at the end.
+        folder: its folder, with the logs.
+    """
+
+    record: CustomJob
+    folder: Path
+
+    @property
+    def printed(self) -> dict[str, Any]:
+        """What the script saw."""
+        return dict(json.loads((self.folder / "job.log").read_text()))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(self.printed["environment"])
+
+    @property
+    def pool(self) -> Any:
+        return self.record.job_spec.worker_pool_specs[0]
+
+    @property
+    def scheduling(self) -> Scheduling:
+        return self.record.job_spec.scheduling
+
+    @property
+    def notes(self) -> str:
+        return (self.folder / "service.log").read_text()
+
+
+@dataclass(frozen=True)
+class Works:
+    """An option that does what it does on Vertex AI."""
+
+    value: Any
+    check: Callable[[Seen], bool]
+
+
+@dataclass(frozen=True)
+class NoEffect:
+    """An option that is accepted; the job's log names it as one without effect."""
+
+    value: Any
+    name: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An option with which a job is refused, by the name that it has in the API.
+
+    Attributes:
+        value: what to pass.
+        name: the name in the refusal.
+        group: options of one group go into one request; some exclude each other.
+    """
+
+    value: Any
+    name: str
+    group: int = 0
+
+
+Case = Works | NoEffect | Refused
+RESERVATION = "machine_spec.reservation_affinity"
+DATA, MODEL = "input_data_config", "model_to_upload"
+EXPERIMENTS = 3  # the group of what asks for experiments
+REDUCTION = "worker_pool_specs[2].container_spec"
+
+
+def dataset() -> aiplatform.TabularDataset:
+    """Return a managed dataset as the SDK holds it; local mode has none that could be fetched."""
+    found = aiplatform.TabularDataset._empty_constructor()
+    schema = aiplatform.schema.dataset.metadata.tabular
+    found._gca_resource = Dataset(name=f"{PLACE}/datasets/1", metadata_schema_uri=schema)
+    return found
+
+
+def pipeline_options(bucket: str) -> dict[str, Case]:
+    """Return a case for each option of `run` and `submit` of the three pipeline classes."""
+    return machine_options() | {
+        "args": Works(["--x=1"], lambda seen: seen.printed["argv"] == ["--x=1"]),
+        "environment_variables": Works({"A": "b"}, lambda seen: seen.environment["A"] == "b"),
+        "base_output_dir": Works(
+            f"gs://{bucket}/out",
+            lambda seen: seen.environment["AIP_MODEL_DIR"] == f"gs://{bucket}/out/model/",
+        ),
+        **lifetime_options(),
+        "enable_dashboard_access": Refused(True, "enable_dashboard_access"),
+        "reservation_affinity_type": NoEffect("SPECIFIC_RESERVATION", RESERVATION),
+        "reservation_affinity_key": NoEffect("key", RESERVATION),
+        "reservation_affinity_values": NoEffect(["value"], RESERVATION),
+        "model_display_name": Refused("a model", MODEL),
+        "model_labels": Refused({"a": "b"}, MODEL),
+        "model_id": Refused("my-model", "model_id"),
+        "parent_model": Refused(f"{PLACE}/models/1", "parent_model"),
+        "is_default_version": Refused(False, MODEL),
+        "model_version_aliases": Refused(["one"], MODEL),
+        "model_version_description": Refused("words", MODEL),
+        "dataset": Refused(dataset(), DATA),
+        "annotation_schema_uri": Refused("gs://b/schema.yaml", DATA),
+        "bigquery_destination": Refused("bq://p", DATA),
+        "timestamp_split_column_name": Refused("time", DATA),
+        "training_fraction_split": Refused(0.8, DATA),
+        "validation_fraction_split": Refused(0.1, DATA),
+        "test_fraction_split": Refused(0.1, DATA),
+        "training_filter_split": Refused("a", DATA, group=1),
+        "validation_filter_split": Refused("b", DATA, group=1),
+        "test_filter_split": Refused("c", DATA, group=1),
+        "predefined_split_column_name": Refused("part", DATA, group=2),
+    }
+
+
+def machine_options() -> dict[str, Case]:
+    """Return a case for each option that chooses machines."""
+    return {
+        "replica_count": Works(2, lambda seen: seen.environment["WORLD_SIZE"] == "2"),
+        "machine_type": Works(
+            "n1-standard-8", lambda seen: seen.pool.machine_spec.machine_type == "n1-standard-8"
+        ),
+        "accelerator_type": Works(
+            "NVIDIA_TESLA_T4", lambda seen: "CUDA_VISIBLE_DEVICES" not in seen.environment
+        ),
+        "accelerator_count": Works(2, lambda seen: seen.pool.machine_spec.accelerator_count == 2),
+        "boot_disk_type": NoEffect("pd-standard", "disk_spec"),
+        "boot_disk_size_gb": NoEffect(200, "disk_spec"),
+        "reduction_server_replica_count": Refused(1, REDUCTION),
+        "reduction_server_machine_type": Refused("n1-highcpu-16", REDUCTION),
+        "reduction_server_container_uri": Refused("reducer", REDUCTION),
+        "tpu_topology": Refused("2x2", "machine_spec.tpu_topology"),
+    }
+
+
+def lifetime_options() -> dict[str, Case]:
+    """Return a case for each option that both pipelines and custom jobs have for a run."""
+    restart = "scheduling.restart_job_on_worker_restart"
+    return {
+        "timeout": Works(1234, lambda seen: seen.scheduling.timeout.total_seconds() == 1234),
+        "disable_retries": Works(True, lambda seen: seen.scheduling.disable_retries),
+        "sync": Works(False, lambda seen: bool(seen.record.end_time)),
+        "create_request_timeout": Works(60.0, lambda seen: bool(seen.record.name)),
+        "restart_job_on_worker_restart": NoEffect(True, restart),
+        "scheduling_strategy": NoEffect(Scheduling.Strategy.SPOT, "scheduling.strategy"),
+        "max_wait_duration": NoEffect(600, "scheduling.max_wait_duration"),
+        "service_account": NoEffect("me@p.iam.gserviceaccount.com", "service_account"),
+        "network": Refused("projects/1/global/networks/n", "network"),
+        "enable_web_access": Refused(True, "enable_web_access"),
+        "tensorboard": Refused(f"{PLACE}/tensorboards/1", "tensorboard"),
+        "persistent_resource_id": Refused("mine", "persistent_resource_id"),
+        "psc_interface_config": Refused({"network_attachment": "a"}, "psc_interface_config"),
+    }
+
+
+def experiment_options() -> dict[str, Case]:
+    """Return a case for each option of a custom job's run that asks the service for experiments."""
+    return {
+        "experiment": Refused("an-experiment", "metadataStores", group=EXPERIMENTS),
+        "experiment_run": Refused("a-run", "metadataStores", group=EXPERIMENTS),
+    }
+
+
+def common_constructor_options(bucket: str, credentials: Any) -> dict[str, Case]:
+    """Return a case for each option that all constructors of jobs have."""
+    return {
+        "display_name": Works("a name", lambda seen: seen.record.display_name.startswith("a name")),
+        "project": Works("vertex-local", lambda seen: "/100000000000/" in seen.record.name),
+        "location": Works(REGION, lambda seen: f"/{REGION}/" in seen.record.name),
+        "credentials": Works(credentials, lambda seen: bool(seen.record.name)),
+        "labels": Works({"a": "b"}, lambda seen: dict(seen.record.labels) == {"a": "b"}),
+        "staging_bucket": Works(
+            f"gs://{bucket}/staging",
+            lambda seen: seen.environment["AIP_MODEL_DIR"].startswith(f"gs://{bucket}/"),
+        ),
+    }
+
+
+def model_options() -> dict[str, Case]:
+    """Return a case for each option of a pipeline's constructor; they describe a managed model."""
+    explained = {"inputs": {"x": {}}, "outputs": {"y": {}}}
+    how = {"sampled_shapley_attribution": {"path_count": 5}}
+    return {
+        "model_serving_container_image_uri": Refused("serve", MODEL),
+        "model_serving_container_predict_route": Refused("/predict", MODEL),
+        "model_serving_container_health_route": Refused("/health", MODEL),
+        "model_serving_container_command": Refused(["serve"], MODEL),
+        "model_serving_container_args": Refused(["--fast"], MODEL),
+        "model_serving_container_environment_variables": Refused({"A": "b"}, MODEL),
+        "model_serving_container_ports": Refused([8080], MODEL),
+        "model_description": Refused("words", MODEL),
+        "model_instance_schema_uri": Refused("gs://b/i.yaml", MODEL),
+        "model_parameters_schema_uri": Refused("gs://b/p.yaml", MODEL),
+        "model_prediction_schema_uri": Refused("gs://b/o.yaml", MODEL),
+        "explanation_metadata": Refused(aiplatform.explain.ExplanationMetadata(explained), MODEL),
+        "explanation_parameters": Refused(
+            aiplatform.explain.ExplanationParameters(how),
+            MODEL,
+        ),
+        "training_encryption_spec_key_name": Refused(KEY, "encryption_spec"),
+        "model_encryption_spec_key_name": Refused(KEY, MODEL),
+    }
+
+
+def has_image(seen: Seen) -> bool:
+    """Return whether the job kept the image that it was given."""
+    return GPU_IMAGE in (
+        seen.pool.container_spec.image_uri,
+        seen.pool.python_package_spec.executor_image_uri,
+    )
+
+
+def init_options(api: str, credentials: Any) -> dict[str, Case]:
+    """Return a case for each option of `aiplatform.init`, seen in a job that is started next."""
+    here = common_constructor_options("sdk-table", credentials)
+    return {
+        **{name: here[name] for name in ("project", "location", "credentials", "staging_bucket")},
+        "api_endpoint": Works(api, lambda seen: bool(seen.record.name)),
+        "api_transport": Works("rest", lambda seen: bool(seen.record.name)),
+        "request_metadata": Works([("a", "b")], lambda seen: bool(seen.record.name)),
+        "service_account": NoEffect("me@p.iam.gserviceaccount.com", "service_account"),
+        "network": Refused("projects/1/global/networks/n", "network"),
+        "encryption_spec_key_name": Refused(KEY, "encryption_spec"),
+        "experiment": Refused("an-experiment", "metadataStores", EXPERIMENTS),
+        "experiment_description": Refused("words", "metadataStores", EXPERIMENTS),
+        "experiment_tensorboard": Refused(
+            f"projects/vertex-local/locations/{REGION}/tensorboards/1", "tensorboards", group=1
+        ),
+        "api_key": Works("key", lambda seen: bool(seen.record.name)),
+    }
+
+
+def tuning_options(custom_job: aiplatform.CustomJob) -> tuple[dict[str, Case], dict[str, Case]]:
+    """Return a case for each option of a tuning job's constructor and of its run."""
+    rate = aiplatform.hyperparameter_tuning.DoubleParameterSpec(min=0.1, max=1, scale="linear")
+    constructor = {
+        "display_name": "tuning",
+        "custom_job": custom_job,
+        "metric_spec": {"loss": "minimize"},
+        "parameter_spec": {"rate": rate},
+        "max_trial_count": 2,
+        "parallel_trial_count": 1,
+        "max_failed_trial_count": 1,
+        "search_algorithm": "random",
+        "measurement_selection": "best",
+        "project": "vertex-local",
+        "location": REGION,
+        "credentials": None,
+        "labels": {"a": "b"},
+        "encryption_spec_key_name": KEY,
+    }
+    every = lifetime_options()
+    call = {name: every[name].value for name in every if name in TUNING_RUN}
+    return tuple(  # type: ignore[return-value]
+        {name: Refused(value, "hyperparameterTuningJobs") for name, value in part.items()}
+        for part in (constructor, call)
+    )
+
+
+TUNING_RUN = (
+    "create_request_timeout",
+    "disable_retries",
+    "enable_web_access",
+    "max_wait_duration",
+    "network",
+    "restart_job_on_worker_restart",
+    "scheduling_strategy",
+    "service_account",
+    "sync",
+    "tensorboard",
+    "timeout",
+)
