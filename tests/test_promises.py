@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+from vertex_local.cli import main
 from vertex_local.config import LocalModeError
 from vertex_local.promises import Tolerance, differences, shown
 from vertex_local.refresh import refresh, settle
@@ -90,8 +91,7 @@ def test_the_command_shows_the_difference_and_stores_it(notebook: Path) -> None:
     assert "0.5001" not in finished.stdout.partition("---")[2]
     cells = nbformat.read(notebook, as_version=4).cells
     outputs = [[output.text for output in cell.outputs] for cell in cells]
-    assert outputs == [["accuracy 0.82\n"], ["0.5\n"], []]
-    assert all(cell.execution_count is None for cell in cells)
+    assert outputs == [["accuracy 0.82\n"], ["0.5\n"], ["not promised\n"]]
 
 
 def test_without_yes_nothing_is_stored(notebook: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,3 +135,23 @@ def test_a_notebook_without_promises_is_refused(tmp_path: Path) -> None:
     nbformat.write(new_notebook(cells=[new_code_cell("print(1)")]), path)
     with pytest.raises(LocalModeError, match="promises nothing"):
         refresh(path, write=True)
+
+
+def test_tidy_keeps_promises_and_nothing_else(
+    notebook: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = notebook.read_bytes()
+    assert main(["tidy", "--check", str(notebook)]) == 1
+    assert "is not fit to be committed. Run `vertex-local tidy" in capsys.readouterr().out
+    assert notebook.read_bytes() == before
+    assert main(["tidy", str(notebook)]) == 0
+    tidy = nbformat.read(notebook, as_version=4)
+    outputs = [[output.text for output in cell.outputs] for cell in tidy.cells]
+    assert outputs == [["accuracy 0.81\n"], ["0.5\n"], []]
+    assert all(cell.execution_count is None for cell in tidy.cells)
+    assert tidy.metadata.kernelspec.name == "python3"
+    assert main(["tidy", "--check", str(notebook)]) == 0
+
+
+def test_the_notebooks_are_tidy(repo: Path) -> None:
+    assert main(["tidy", "--check", *map(str, (repo / "notebooks").glob("*.ipynb"))]) == 0

@@ -94,6 +94,13 @@ def promise(_root: Root, args: argparse.Namespace) -> int:
     return 0 if all([refresh(path.absolute(), args.yes) for path in args.notebooks]) else 1
 
 
+def tidy(_root: Root, args: argparse.Namespace) -> int:
+    """Take out of notebooks what is not to be committed: outputs, but for promised ones."""
+    from vertex_local.tidy import tidy
+
+    return 0 if all([tidy(path, not args.check) for path in args.notebooks]) else 1
+
+
 def kernel_install(_root: Root, args: argparse.Namespace) -> int:
     """Install the Jupyter kernel."""
     from vertex_local.kernel import install
@@ -165,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     promising = add("promise", promise)
     promising.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     promising.add_argument("--yes", action="store_true", help="store what differs")
+    tidying = add("tidy", tidy)
+    tidying.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
+    tidying.add_argument("--check", action="store_true", help="only look; change nothing")
     kernels = commands.add_parser("kernel", help="the Jupyter kernel").add_subparsers(
         metavar="COMMAND", required=True
     )

@@ -21,8 +21,7 @@ LONGEST = 40  # lines of a promise: what a reader can compare
 def refresh(path: Path, write: bool) -> bool:
     """Execute a notebook in a local mode of its own and compare what it shows with its promises.
 
-    What agrees within the cell's tolerance stays as it is stored. With `write`, cells without a
-    promise lose their outputs, so that the file is fit to be committed.
+    What agrees within the cell's tolerance stays as it is stored, and so does everything else.
 
     Args:
         path: the notebook.
@@ -71,10 +70,6 @@ def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
     if not changed:
         print(f"{path.name} shows what it promises, in {len(pairs)} cells.")
     if write:
-        for cell in stored.cells:
-            if cell.cell_type == "code":
-                cell.execution_count = None
-                cell.outputs = cell.outputs if is_promise(cell) else []
         notebook.replace(path, notebook.text_of(stored))
     return True
 
