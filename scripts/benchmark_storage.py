@@ -23,6 +23,7 @@ from pathlib import Path
 import requests
 
 THREADS = 8
+CONTENT = b"x" * 1000
 OURS = """
 import sys, threading
 from pathlib import Path
@@ -112,10 +113,10 @@ def small_objects(url: str, count: int) -> tuple[float, float]:
     bucket = storage.Client(project="benchmark").create_bucket("small-objects")
 
     def up(number: int) -> None:
-        bucket.blob(f"folder/{number:06}").upload_from_string(b"x" * 1000)
+        bucket.blob(f"folder/{number:06}").upload_from_string(CONTENT)
 
     def down(number: int) -> None:
-        assert len(bucket.blob(f"folder/{number:06}").download_as_bytes()) == 1000
+        assert bucket.blob(f"folder/{number:06}").download_as_bytes() == CONTENT
 
     with ThreadPoolExecutor(THREADS) as pool:
         return (

@@ -493,3 +493,11 @@ def test_what_is_not_emulated_is_refused_by_name(
         blob.temporary_hold = True
         blob.patch()
     assert names(bucket.list_blobs()) == ["y"]
+    url = f"{client._connection.API_BASE_URL}/{bucket.name}"
+    signed = f"{url}/y?X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Expires=60&X-Goog-Signature=00"
+    for answer, feature in (
+        (requests.get(signed, timeout=30), "signed URLs"),
+        (requests.get(url, timeout=30), "listing with the XML API"),
+        (requests.put(f"{url}/z", b"z", timeout=30), "PUT of an object with the XML API"),
+    ):
+        assert answer.status_code == 501 and f"not in local mode: {feature}" in answer.text

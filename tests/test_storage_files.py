@@ -22,6 +22,7 @@ from google.cloud import storage
 from vertex_local import daemon, loopback
 from vertex_local.config import Root, ServerRecord
 from vertex_local.storage import Buckets
+from vertex_local.storage import uploads as uploads_in_steps
 
 
 def md5(data: bytes) -> str:
@@ -161,7 +162,7 @@ def test_names_that_differ_in_case(bucket: storage.Bucket, tmp_path: Path) -> No
     root = Root(tmp_path)
     root.create()
     with loopback.listen(0) as listener, Buckets(root, listener) as buckets:
-        buckets._objects._ignores_case = True  # as if this were macOS
+        buckets._objects._tree.ignores_case = True  # as if this were macOS
         url = loopback.url(listener)
         requests.post(f"{url}/storage/v1/b", json={"name": "case"}, timeout=30)
         upload = f"{url}/upload/storage/v1/b/case/o?uploadType=media&name="
@@ -316,3 +317,39 @@ def test_a_resumable_upload_outlives_its_server(own_root: Root) -> None:
     assert finished.status_code == 200
     assert json.loads(finished.text)["md5Hash"] == md5(data)
     assert json.loads(finished.text)["contentType"] == "x/y"
+
+
+def begin(url: str, name: str) -> str:
+    """Begin a resumable upload with a part of its content; return its URL."""
+    path = f"{url}/upload/storage/v1/b/many/o?uploadType=resumable&name={name}"
+    session = requests.post(path, timeout=30).headers["Location"]
+    headers = {"Content-Range": f"bytes 0-{PART - 1}/*"}
+    assert requests.put(session, bytes(PART), headers=headers, timeout=30).status_code == 308
+    return session
+
+
+PART = 256 * 1024
+
+
+def test_many_uploads_at_once_cost_no_open_files_and_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads_in_steps, "KEPT_RESULTS", 2)
+    root = Root(tmp_path)
+    root.create()
+    with loopback.listen(0) as listener, Buckets(root, listener):
+        url = loopback.url(listener)
+        requests.post(f"{url}/storage/v1/b", json={"name": "many"}, timeout=30)
+        sessions = [begin(url, f"x{number}") for number in range(20)]
+        received = {str(path) for path in root.uploads.glob("*.received")}
+        assert len(received) == 20
+        if Path("/proc/self/fd").exists():
+            held = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+            assert not received & held
+        end = {"Content-Range": f"bytes */{PART}"}
+        for session in sessions[:3]:
+            assert requests.put(session, headers=end, timeout=30).status_code == 200
+        states = [requests.put(each, headers=end, timeout=30).status_code for each in sessions[:3]]
+        assert states == [404, 200, 200]  # the results of the newest two are kept
+        listed = requests.get(f"{url}/storage/v1/b/many/o", timeout=30).json()["items"]
+        assert [item["size"] for item in listed] == [str(PART)] * 3

@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from vertex_local.storage import conditions, resources
 from vertex_local.storage.digest import PIECE_BYTES, pieces
 from vertex_local.storage.errors import BadRange, BadRequest
-from vertex_local.storage.objects import Objects, Partial, Slow
+from vertex_local.storage.objects import Objects, Slow
+from vertex_local.storage.partial import Partial
 from vertex_local.storage.records import Resource
 from vertex_local.storage.requests import CONDITIONS, base, check_params, objects, part, read_json
 

@@ -7,16 +7,14 @@ file; so does its metadata, see `records`.
 
 from __future__ import annotations
 
-import errno
 import mimetypes
 import os
 import shutil
 import stat
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,21 +27,17 @@ from vertex_local.storage.digest import Digest, digest_of
 from vertex_local.storage.errors import (
     BadRequest,
     Conflict,
-    DiskFull,
     NotEmulated,
     Unavailable,
-    no_bucket,
     no_object,
 )
+from vertex_local.storage.partial import PARTIAL, Partial, readable_disk_errors
 from vertex_local.storage.records import FOLDER, Records, Resource, identity
+from vertex_local.storage.tree import Tree, is_folder
 
 BUCKET_RULES = "https://cloud.google.com/storage/docs/buckets#naming"
-PARTIAL = ".partial"  # the end of the names of files that are being received
 ATTEMPTS = 50  # to read a file that somebody else is writing
 DEFAULT_TYPE = "application/octet-stream"
-# What a file system says when it cannot hold a name.
-BAD_NAME_ERRORS = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
-NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -59,39 +53,6 @@ class Slow(Exception):
     """The answer takes more than a look: it must be asked for in a thread."""
 
 
-class Partial:
-    """A file that is being received; nothing that a listing could show.
-
-    A context manager: what was not moved into place is deleted at the end.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"{uuid.uuid4().hex}{PARTIAL}"
-        self.digest = Digest()
-        self._file: BinaryIO = open(self.path, "xb")
-
-    def write(self, data: bytes) -> None:
-        """Add the next bytes."""
-        with readable_disk_errors():
-            self._file.write(data)
-        self.digest.update(data)
-
-    def close(self) -> None:
-        """Have the bytes on the disk."""
-        if not self._file.closed:
-            with readable_disk_errors():
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-
-    def __enter__(self) -> Partial:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
-
-
 class Objects:
     """All buckets of one root. Safe to use from several threads.
 
@@ -100,7 +61,6 @@ class Objects:
     """
 
     def __init__(self, root: Root) -> None:
-        self._buckets = Path(os.path.realpath(root.buckets))
         self.incoming = root.uploads
         self.incoming.mkdir(exist_ok=True)
         for left_over in self.incoming.glob(f"*{PARTIAL}"):  # of a server that was killed
@@ -109,7 +69,7 @@ class Objects:
         self._lock = threading.RLock()
         self._folders = listing.Folders()
         self._last_generation = 0
-        self._ignores_case = _ignores_case(self.incoming)
+        self._tree = Tree(root.buckets, self.incoming)
         self._records = _open_records(root.metadata)
 
     def close(self) -> None:
@@ -123,20 +83,20 @@ class Objects:
         if problem := names.bucket_name_problem(name):
             raise BadRequest(f"Invalid bucket name: '{name}': {problem}. The rules: {BUCKET_RULES}")
         with self._lock:
-            if os.path.lexists(self._buckets / name):
+            if os.path.lexists(self._tree.top / name):
                 raise Conflict(
                     "Your previous request to create the named bucket succeeded and you already "
                     "own it."
                 )
             document = {**_new_bucket(now()), **fields}
             self._records.put_bucket(name, document)
-            (self._buckets / name).mkdir()
+            (self._tree.top / name).mkdir()
         return document
 
     def bucket(self, name: str) -> Resource:
         """Return a bucket's metadata; a folder that appeared from elsewhere gets some now."""
         with self._lock:
-            path = self._bucket_path(name)
+            path = self._tree.bucket(name)
             document = self._records.bucket(name)
             if document is None:
                 document = _new_bucket(_time(path.stat().st_mtime_ns))
@@ -147,7 +107,7 @@ class Objects:
         """Return the names of all buckets, in order."""
         return sorted(
             entry.name
-            for entry in os.scandir(self._buckets)
+            for entry in os.scandir(self._tree.top)
             if entry.is_dir(follow_symlinks=False) and names.bucket_name_problem(entry.name) is None
         )
 
@@ -170,7 +130,7 @@ class Objects:
             conditions.check(self.bucket(name))
             if next(self._walk(name).names(), None) is not None:
                 raise Conflict("The bucket you tried to delete is not empty.")
-            shutil.rmtree(self._bucket_path(name))  # folders without any object
+            shutil.rmtree(self._tree.bucket(name))  # folders without any object
             self._records.drop_bucket(name)
 
     # Objects
@@ -227,18 +187,18 @@ class Objects:
         partial.close()
         if name.endswith("/"):
             return self._put_folder(bucket, name, partial, fields, conditions)
-        path = self._buckets / bucket / name
+        path = self._tree.top / bucket / name
         with self._lock, readable_disk_errors(name):
-            self._bucket_path(bucket)
+            self._tree.bucket(bucket)
             before = self._find(bucket, name)
             conditions.check(before.resource if before else None)
-            self._check_case(bucket, name)
+            self._tree.check_case(bucket, name)
             document = self._new_document(partial.digest, hashes, fields, before)
             document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
             known = self._records.of(bucket, name)
             new = identity(partial.path.stat())
             self._records.put(bucket, name, new, document)
-            self._make_folders(bucket, path)
+            self._tree.make_folders(bucket, path)
             try:
                 os.replace(partial.path, path)
             except (IsADirectoryError, NotADirectoryError, FileExistsError):
@@ -256,7 +216,7 @@ class Objects:
             raise BadRequest(f"Invalid object name: {name!r}: {problem}.")
         if limit := names.object_name_limit(name):
             raise NotEmulated(f"an object name {limit}; local mode keeps objects as files")
-        self._bucket_path(bucket)
+        self._tree.bucket(bucket)
 
     def check_conditions(self, bucket: str, name: str, conditions: Conditions) -> None:
         """Raise PreconditionFailed if an upload could not be completed now."""
@@ -302,14 +262,8 @@ class Objects:
 
     # Inside
 
-    def _bucket_path(self, bucket: str) -> Path:
-        path = self._buckets / bucket
-        if names.bucket_name_problem(bucket) is not None or not _is_folder(path):
-            raise no_bucket()
-        return path
-
     def _walk(self, bucket: str) -> listing.Walk:
-        path = self._bucket_path(bucket)
+        path = self._tree.bucket(bucket)
         return listing.Walk(path, self._folders, self._records.folders(bucket))
 
     def _get(
@@ -320,7 +274,7 @@ class Objects:
         reading: bool = False,
         quick: bool = False,
     ) -> Live:
-        self._bucket_path(bucket)
+        self._tree.bucket(bucket)
         live = self._find(bucket, name, quick=quick)
         if live is None or not conditions.names_generation(live.resource):
             raise no_object(bucket, name)
@@ -342,15 +296,15 @@ class Objects:
         """
         if names.object_name_problem(name) or names.object_name_limit(name):
             return None
-        path = self._buckets / bucket / name
-        if not self._is_inside(bucket, name):
+        path = self._tree.top / bucket / name
+        if not self._tree.is_inside(bucket, name):
             return None
         records = None if known is not None else self._records.of(bucket, name)
         if name.endswith("/"):
             document = records.get(FOLDER) if records is not None else None
             if known is not None:
                 document = known.get((name, FOLDER))
-            return Live(path, FOLDER, document) if document and _is_folder(path) else None
+            return Live(path, FOLDER, document) if document and is_folder(path) else None
         try:
             status = path.lstat()
         except OSError:
@@ -364,22 +318,6 @@ class Objects:
                 raise Slow
             return self._make_up(bucket, name, path)
         return Live(path, key, document)
-
-    def _is_inside(self, bucket: str, name: str) -> bool:
-        """Return whether the way to a name leads through real folders with exactly these names.
-
-        A link could lead out of the root; and a file system that ignores case would find an
-        object under a name that it does not have.
-        """
-        path = self._buckets / bucket
-        *folders, last = name.removesuffix("/").split("/")
-        for part in folders:
-            if self._ignores_case and part not in os.listdir(path):
-                return False
-            path = path / part
-            if not _is_folder(path):
-                return False
-        return not self._ignores_case or last in os.listdir(path)
 
     def _make_up(self, bucket: str, name: str, path: Path) -> Live | None:
         """Give metadata to a file that appeared or changed from elsewhere."""
@@ -449,45 +387,17 @@ class Objects:
         with self._lock, readable_disk_errors(name):
             before = self._find(bucket, name)
             conditions.check(before.resource if before else None)
-            self._check_case(bucket, name)
+            self._tree.check_case(bucket, name)
             document = self._new_document(partial.digest, None, fields, before)
             document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
-            path = self._buckets / bucket / name
-            self._make_folders(bucket, path / "x")
+            path = self._tree.top / bucket / name
+            self._tree.make_folders(bucket, path / "x")
             self._records.put(bucket, name, FOLDER, document)
         return document
 
-    def _make_folders(self, bucket: str, path: Path) -> None:
-        """Make the folders that a new object's file needs."""
-        top = self._buckets / bucket
-        for folder in reversed([*path.relative_to(top).parents][:-1]):
-            if not _is_folder(top / folder):
-                try:
-                    (top / folder).mkdir()
-                except FileExistsError:
-                    raise NotEmulated(
-                        f"an object '{folder}/…' beside an object '{folder}': local mode keeps "
-                        "objects as files, and one name cannot be a file and a folder"
-                    ) from None
-
-    def _check_case(self, bucket: str, name: str) -> None:
-        """Refuse a name that differs from another only in case, where that is one file."""
-        if not self._ignores_case:
-            return
-        path = self._buckets / bucket
-        for part in name.removesuffix("/").split("/"):
-            there = os.listdir(path) if _is_folder(path) else []
-            same = [entry for entry in there if entry.lower() == part.lower() and entry != part]
-            if same:
-                raise NotEmulated(
-                    f"names that differ only in case ({part!r} and {same[0]!r}), because this "
-                    "file system takes them for one"
-                )
-            path = path / part
-
     def _prune(self, bucket: str, folder: Path) -> None:
         """Remove a folder and those above it as long as they are empty and no placeholder."""
-        top = self._buckets / bucket
+        top = self._tree.top / bucket
         while folder != top:
             name = f"{folder.relative_to(top).as_posix()}/"
             if FOLDER in self._records.of(bucket, name):
@@ -528,20 +438,6 @@ def _new_bucket(created: str) -> Resource:
     }
 
 
-def _is_folder(path: Path) -> bool:
-    """Return whether this is a folder and not a link to one."""
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def _ignores_case(folder: Path) -> bool:
-    """Return whether the file system takes `A` and `a` for one name, as macOS does."""
-    with Partial(folder) as probe:
-        return (folder / probe.path.name.upper()).exists()
-
-
 def _open_records(path: Path) -> Records:
     import sqlite3
 
@@ -552,18 +448,3 @@ def _open_records(path: Path) -> Records:
             f"{path} is damaged ({err}). It holds content types, labels and checksums, not your "
             "files. Delete it: local mode then makes up new metadata for the files it finds."
         ) from err
-
-
-@contextmanager
-def readable_disk_errors(name: str = "") -> Iterator[None]:
-    """Turn what a disk cannot do into an answer for the client."""
-    try:
-        yield
-    except OSError as err:
-        if err.errno in NO_ROOM_ERRORS:
-            raise DiskFull(f"this machine has no room for it ({err.strerror})") from err
-        if name and err.errno in BAD_NAME_ERRORS:
-            raise NotEmulated(
-                f"the object name {name!r}, which this file system cannot hold ({err.strerror})"
-            ) from err
-        raise

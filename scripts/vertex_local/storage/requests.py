@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +14,8 @@ from starlette.requests import Request
 from vertex_local.storage import conditions
 from vertex_local.storage.digest import PIECE_BYTES, from_header
 from vertex_local.storage.errors import BadRequest, NotEmulated, TooLarge
-from vertex_local.storage.objects import Objects, Partial
+from vertex_local.storage.objects import Objects
+from vertex_local.storage.partial import Partial
 from vertex_local.storage.uploads import Intent
 
 MAX_JSON_BYTES = 1 << 20
@@ -22,6 +24,7 @@ HARMLESS = frozenset(
     "alt fields prettyPrint projection quotaUser userProject userIp key uploadType upload_id "
     "uploadId name project access_token $alt $.xgafv".split()
 )
+SIGNED = re.compile(r"x-goog-.*|googleaccessid|signature|expires", re.I)  # parameters of both kinds
 CONDITIONS = frozenset([*conditions.NAMES, "generation"])
 
 
@@ -52,6 +55,8 @@ def check_params(request: Request, *known: str) -> None:
     """
     for key, value in request.query_params.items():
         if key not in HARMLESS and key not in known and value.lower() not in ("", "false"):
+            if SIGNED.fullmatch(key):
+                raise NotEmulated("signed URLs")
             raise NotEmulated(f"{request.method} with the parameter {key}")
     for key in request.headers:
         if key.startswith(("x-goog-encryption", "x-goog-copy-source-encryption")):

@@ -47,8 +47,7 @@ FEATURES = {
 }
 
 
-def application(store: Objects) -> Starlette:
-    """Return the web application for these buckets."""
+def _routes() -> list[Route]:
     on_bucket, on_object, upload = bucket_handlers, object_handlers, upload_handlers
     routes = [
         Route(API, on_bucket.list_all, methods=["GET"]),
@@ -86,8 +85,13 @@ def application(store: Objects) -> Starlette:
         Route(XML_OBJECT, upload.xml_delete, methods=["DELETE"]),
         Route("/{bucket}", xml_bucket, methods=["GET"]),
     ]
+    return routes
+
+
+def application(store: Objects) -> Starlette:
+    """Return the web application for these buckets."""
     app = Starlette(
-        routes=routes,
+        routes=_routes(),
         middleware=[Middleware(_Gate)],
         exception_handlers={
             StorageError: _error,

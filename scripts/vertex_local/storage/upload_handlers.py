@@ -15,7 +15,8 @@ from vertex_local.storage import conditions, object_handlers, resources
 from vertex_local.storage.digest import PIECE_BYTES, from_header
 from vertex_local.storage.errors import BadRequest, Cancelled, NotEmulated, no_object
 from vertex_local.storage.multipart import RelatedBody, boundary
-from vertex_local.storage.objects import Objects, Partial
+from vertex_local.storage.objects import Objects
+from vertex_local.storage.partial import Partial
 from vertex_local.storage.records import Resource
 from vertex_local.storage.requests import (
     CONDITIONS,

@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from vertex_local.storage.digest import digest_of, pieces
 from vertex_local.storage.errors import BadRequest, NotFound
-from vertex_local.storage.objects import Partial, readable_disk_errors
+from vertex_local.storage.partial import Partial, readable_disk_errors
 from vertex_local.storage.records import Resource
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # as Cloud Storage keeps an upload that nobody continues
+KEPT_RESULTS = 1000  # of finished uploads, whose last answer may have got lost on its way
 GRANULE = 256 * 1024  # a chunk that is not the last one must have a multiple of this many bytes
 
 
@@ -44,13 +46,13 @@ class Intent:
 
 
 class Received(Partial):
-    """The content of a resumable upload so far; it stays between requests."""
+    """The content of a resumable upload so far; it stays between requests, as a closed file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open(path, "a+b")
-        self._file.seek(0)
-        self.digest = digest_of(self._file)
+        with open(path, "a+b") as self._file:
+            self._file.seek(0)
+            self.digest = digest_of(self._file)
 
     @property
     def size(self) -> int:
@@ -58,22 +60,26 @@ class Received(Partial):
         return self.digest.size
 
     def reopen(self) -> None:
-        """Go on after `close`."""
+        """Go on after `save`."""
         if self._file.closed:
             self._file = open(self.path, "a+b")
 
     def keep_only(self, size: int) -> None:
         """Forget what was received beyond `size`: it will be sent again."""
         if size < self.size:
-            self._file.flush()
-            self._file.truncate(size)
-            self._file.seek(0)
-            self.digest = digest_of(self._file)
+            with open(self.path, "r+b") as file:
+                file.truncate(size)
+                self.digest = digest_of(file)
 
     def save(self) -> None:
         """Let the file have everything that was acknowledged."""
         with readable_disk_errors():
-            self._file.flush()
+            self._file.close()
+
+    def close(self) -> None:
+        """Have the bytes on the disk."""
+        self.reopen()
+        super().close()
 
 
 @dataclass
@@ -93,6 +99,7 @@ class Sessions:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, Session] = {}
+        self._ended: OrderedDict[str, Session] = OrderedDict()
         for path in folder.iterdir():  # those that nobody continued
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -111,8 +118,8 @@ class Sessions:
         Raises:
             NotFound: if there is none.
         """
-        if number in self._open:
-            return self._open[number]
+        if session := self._open.get(number) or self._ended.get(number):
+            return session
         if not re.fullmatch("[0-9a-f]{32}", number) or not self._note(number).is_file():
             raise NotFound("The upload session does not exist, or has ended.")
         intent = Intent(**json.loads(self._note(number).read_text()))
@@ -128,8 +135,11 @@ class Sessions:
         session.result = result
         with session.received:  # deletes the file if it was not moved into place
             self._note(session.id).unlink(missing_ok=True)
-        if result is None:
-            self._open.pop(session.id, None)
+        self._open.pop(session.id, None)
+        if result is not None:
+            self._ended[session.id] = session
+            while len(self._ended) > KEPT_RESULTS:
+                self._ended.popitem(last=False)
 
     def _note(self, number: str) -> Path:
         return self._folder / f"{number}.session"

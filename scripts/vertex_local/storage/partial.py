@@ -1,0 +1,67 @@
+"""Files that are being received: beside the buckets until they are complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from vertex_local.storage.digest import Digest
+from vertex_local.storage.errors import DiskFull, NotEmulated
+
+PARTIAL = ".partial"  # the end of the names of files that are being received
+# What a file system says when it cannot hold a name.
+BAD_NAME_ERRORS = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
+NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Partial:
+    """A file that is being received; nothing that a listing could show.
+
+    A context manager: what was not moved into place is deleted at the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{uuid.uuid4().hex}{PARTIAL}"
+        self.digest = Digest()
+        self._file: BinaryIO = open(self.path, "xb")
+
+    def write(self, data: bytes) -> None:
+        """Add the next bytes."""
+        with readable_disk_errors():
+            self._file.write(data)
+        self.digest.update(data)
+
+    def close(self) -> None:
+        """Have the bytes on the disk."""
+        if not self._file.closed:
+            with readable_disk_errors():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def readable_disk_errors(name: str = "") -> Iterator[None]:
+    """Turn what a disk cannot do into an answer for the client."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in NO_ROOM_ERRORS:
+            raise DiskFull(f"this machine has no room for it ({err.strerror})") from err
+        if name and err.errno in BAD_NAME_ERRORS:
+            raise NotEmulated(
+                f"the object name {name!r}, which this file system cannot hold ({err.strerror})"
+            ) from err
+        raise

@@ -1,0 +1,92 @@
+"""The folders below `buckets/`: where a name's file is, and whether a name may be a file there.
+
+Knows the file system, not what is in the files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from vertex_local.storage import names
+from vertex_local.storage.errors import NotEmulated, no_bucket
+from vertex_local.storage.partial import Partial
+
+
+class Tree:
+    """The buckets' folders.
+
+    Args:
+        buckets: the folder of the buckets' folders.
+        beside: a folder on the same file system, to try something in.
+    """
+
+    def __init__(self, buckets: Path, beside: Path) -> None:
+        self.top = Path(os.path.realpath(buckets))
+        self.ignores_case = _ignores_case(beside)
+
+    def bucket(self, bucket: str) -> Path:
+        """Return a bucket's folder; raise NotFound if there is none."""
+        path = self.top / bucket
+        if names.bucket_name_problem(bucket) is not None or not is_folder(path):
+            raise no_bucket()
+        return path
+
+    def is_inside(self, bucket: str, name: str) -> bool:
+        """Return whether the way to a name leads through real folders with exactly these names.
+
+        A link could lead out of the root; and a file system that ignores case would find an
+        object under a name that it does not have.
+        """
+        path = self.top / bucket
+        *folders, last = name.removesuffix("/").split("/")
+        for part in folders:
+            if self.ignores_case and part not in os.listdir(path):
+                return False
+            path = path / part
+            if not is_folder(path):
+                return False
+        return not self.ignores_case or last in os.listdir(path)
+
+    def make_folders(self, bucket: str, path: Path) -> None:
+        """Make the folders that a new object's file needs."""
+        top = self.top / bucket
+        for folder in reversed([*path.relative_to(top).parents][:-1]):
+            if not is_folder(top / folder):
+                try:
+                    (top / folder).mkdir()
+                except FileExistsError:
+                    raise NotEmulated(
+                        f"an object '{folder}/…' beside an object '{folder}': local mode keeps "
+                        "objects as files, and one name cannot be a file and a folder"
+                    ) from None
+
+    def check_case(self, bucket: str, name: str) -> None:
+        """Refuse a name that differs from another only in case, where that is one file."""
+        if not self.ignores_case:
+            return
+        path = self.top / bucket
+        for part in name.removesuffix("/").split("/"):
+            there = os.listdir(path) if is_folder(path) else []
+            same = [entry for entry in there if entry.lower() == part.lower() and entry != part]
+            if same:
+                raise NotEmulated(
+                    f"names that differ only in case ({part!r} and {same[0]!r}), because this "
+                    "file system takes them for one"
+                )
+            path = path / part
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether this is a folder and not a link to one."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Return whether the file system takes `A` and `a` for one name, as macOS does."""
+    with Partial(folder) as probe:
+        return (folder / probe.path.name.upper()).exists()
