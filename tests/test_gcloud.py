@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 from google.cloud import aiplatform, storage
-from test_jobs import backing_job, make_job, run, wait_until
+from test_jobs import backing_job, make_job, run, submit, wait_until
 
 from vertex_local import kernel
 from vertex_local.config import Root, ServerRecord
@@ -70,13 +70,12 @@ def test_gcloud_creates_lists_describes_and_shows_the_log(
 
 @needs_gcloud
 def test_gcloud_cancels_and_is_refused_in_words(
-    root: Root, server: ServerRecord, script: Path, bucket: storage.Bucket
+    root: Root, server: ServerRecord, bucket: storage.Bucket
 ) -> None:
-    job = make_job(script, bucket, "import signal\nsignal.pause()\n")
-    job.submit(machine_type="n1-standard-4", replica_count=1)
-    name = backing_job(job).name
+    job = submit(bucket, "import signal\nsignal.pause()\n")
+    name = job.resource_name
     assert gcloud(root, server, "custom-jobs", "cancel", name).returncode == 0
-    wait_until(lambda: job.state.name == "PIPELINE_STATE_CANCELLED", "the end of the job")
+    wait_until(lambda: job.state.name == "JOB_STATE_CANCELLED", "the end of the job")
 
     assert "Listed 0 items" in gcloud(root, server, "hp-tuning-jobs", "list").stderr
     missing = gcloud(root, server, "custom-jobs", "describe", name[:-1] + "x")

@@ -58,6 +58,16 @@ def run(job: aiplatform.CustomTrainingJob, **options: object) -> None:
     job.run(**{"replica_count": 1, "machine_type": "n1-standard-4", "sync": True} | options)
 
 
+def submit(bucket: storage.Bucket, text: str) -> aiplatform.CustomJob:
+    """Start a job that runs this Python text, and ask nothing about it yet."""
+    container = {"image_uri": IMAGE, "command": ["python3", "-c", text]}
+    machine = {"machine_type": "n1-standard-4"}
+    pool = {"machine_spec": machine, "replica_count": 1, "container_spec": container}
+    job = aiplatform.CustomJob("a test", [pool], staging_bucket=f"gs://{bucket.name}")
+    job.submit()
+    return job
+
+
 def backing_job(pipeline: aiplatform.CustomTrainingJob) -> CustomJob:
     """Return the custom job that runs this pipeline, as the API tells it."""
     name = pipeline.gca_resource.training_task_metadata["backingCustomJob"]
@@ -349,15 +359,13 @@ def test_job_records_survive_a_restart(own_root: Root, back_to: None, script: Pa
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_or_killed_server_leaves_no_process_and_no_active_job(
-    own_root: Root, back_to: None, script: Path, how: signal.Signals
+    own_root: Root, back_to: None, how: signal.Signals
 ) -> None:
     server = connect(own_root)
     bucket = storage.Client().create_bucket("short-life")
-    text = "import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n"
-    job = make_job(script, bucket, text)
-    job.submit(machine_type="n1-standard-4", replica_count=1)
-    log = next(own_root.jobs.glob("*/job.log"))
-    wait_until(lambda: log.read_text().strip(), "the script's process id")
+    job = submit(bucket, "import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n")
+    log = own_root.jobs / job.name / "job.log"
+    wait_until(lambda: log.exists() and log.read_text().strip(), "the script's process id")
     pid = int(log.read_text())
 
     os.kill(server.pid, how)

@@ -10,7 +10,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState
-from test_jobs import make_job, run
+from test_jobs import make_job, run, submit
 
 from vertex_local.errors import InvalidArgument
 from vertex_local.filters import compile_filter
@@ -105,11 +105,10 @@ def test_jobs_are_found_paged_and_deleted(bucket: storage.Bucket, tmp_path: Path
     assert len(aiplatform.CustomTrainingJob.list(filter=expression)) == 2
 
 
-def test_a_job_that_runs_cannot_be_deleted(bucket: storage.Bucket, tmp_path: Path) -> None:
-    job = make_job(tmp_path / "script.py", bucket, "import signal\nsignal.pause()\n")
-    job.submit(machine_type="n1-standard-4", replica_count=1)
+def test_a_job_that_has_not_ended_cannot_be_deleted(bucket: storage.Bucket) -> None:
+    job = submit(bucket, "import signal\nsignal.pause()\n")
     try:
-        with pytest.raises(exceptions.BadRequest, match="is still PIPELINE_STATE_RUNNING"):
+        with pytest.raises(exceptions.BadRequest, match="is still JOB_STATE_"):
             job.delete()
     finally:
         job.cancel()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from google.cloud import aiplatform, storage
-from google.cloud.aiplatform_v1.types import PipelineState
-from test_jobs import backing_job, make_job, run, wait_until
+from google.cloud.aiplatform_v1.types import JobState, PipelineState
+from test_jobs import backing_job, make_job, run, submit, wait_until
 
 from vertex_local import report
 from vertex_local.config import Root
@@ -123,26 +123,19 @@ def test_an_ordinary_failure_is_not_retried(
     assert (job_folder(root, job) / "job.log").read_text() == "attempt 1\n"
 
 
-def test_jobs_beyond_the_machines_room_wait_in_pending(
-    script: Path, bucket: storage.Bucket
-) -> None:
-    jobs = []
+def test_jobs_beyond_the_machines_room_wait_in_pending(bucket: storage.Bucket) -> None:
+    jobs = {job.name: job for job in [submit(bucket, PAUSE) for _ in range(ROOM + 1)]}
     try:
-        for _ in range(ROOM + 1):
-            job = make_job(script, bucket, PAUSE)
-            run(job, sync=False)
-            job.wait_for_resource_creation()
-            jobs.append(job)
-        states = {job.resource_name: job.state for job in jobs}
-        waiting = [name for name, state in states.items() if state.name.endswith("PENDING")]
+        found = {job.name: job.gca_resource.state.name for job in aiplatform.CustomJob.list()}
+        waiting = [name for name in jobs if found[name] == "JOB_STATE_PENDING"]
         assert len(waiting) == 1
-        last = next(job for job in jobs if job.resource_name == waiting[0])
-        next(job for job in jobs if job is not last).cancel()
-        wait_until(lambda: last.state == PipelineState.PIPELINE_STATE_RUNNING, "its turn")
+        last = jobs.pop(waiting[0])
+        next(iter(jobs.values())).cancel()
+        wait_until(lambda: last.state == JobState.JOB_STATE_RUNNING, "its turn")
     finally:
-        for job in jobs:
+        for job in (*jobs.values(), last):
             job.cancel()
-    wait_until(lambda: last.state == PipelineState.PIPELINE_STATE_CANCELLED, "the end")
+    wait_until(lambda: last.state == JobState.JOB_STATE_CANCELLED, "the end")
 
 
 def test_status_shows_what_to_know_about_the_image(
