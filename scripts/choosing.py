@@ -255,4 +255,6 @@ def _reason(
         cheaper = "Dearer than the CPU, however fast it is"
     if left <= 0:
         return f"not measured. {cheaper}; not ready in time, however fast it is."
-    return f"not measured. {cheaper}; ready in time if {work / left:.2g} times as fast or more."
+    faster = max(1.0, work / left)
+    enough = f"{faster:.1f} times as fast or more" if faster > 1 else "as fast as the CPU"
+    return f"not measured. {cheaper}; ready in time if {enough}."
