@@ -191,7 +191,11 @@ def test_oversized_and_broken_requests_are_refused(
     assert requests.post(upload, cut, timeout=30).status_code == 400
     for body in (b"[1]", b"{", b"[" * 100_000):
         assert requests.post(f"{url}/storage/v1/b", body, timeout=30).status_code == 400
+    upload = f"{url}/upload/storage/v1/b/{bucket.name}/o?uploadType=media&name="
+    assert requests.post(f"{upload}%ff", b"x", timeout=30).status_code == 400
     assert list(bucket.list_blobs()) == []
+    assert requests.post(f"{upload}%EF%BF%BD", b"x", timeout=30).status_code == 200  # a letter
+    assert [blob.name for blob in bucket.list_blobs()] == ["\ufffd"]
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "https://example.org"}, {"Host": "example.org"}])

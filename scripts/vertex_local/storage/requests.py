@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -43,6 +43,13 @@ def part(request: Request, key: str) -> str:
     """Return one decoded part of the path: a bucket or an object name."""
     try:
         return unquote(request.path_params[key], errors="strict")
+    except UnicodeDecodeError as err:
+        raise BadRequest("The name in the URL is not valid UTF-8.") from err
+
+
+def _check_text(query: bytes) -> None:
+    try:
+        parse_qsl(query.decode("latin-1"), errors="strict")
     except UnicodeDecodeError as err:
         raise BadRequest("The name in the URL is not valid UTF-8.") from err
 
@@ -115,6 +122,8 @@ def intent(request: Request, bucket: str, body: dict[str, Any], fields: dict[str
     name = request.query_params.get("name") or body.get("name")
     if not isinstance(name, str):
         raise BadRequest("Required")
+    if "\ufffd" in name:  # perhaps what stands for bytes that are no text
+        _check_text(request.scope["query_string"])
     announced = from_header(request.headers.getlist("x-goog-hash"))
     if md5 := request.headers.get("content-md5"):
         announced["md5"] = md5
