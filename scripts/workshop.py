@@ -1,4 +1,4 @@
-"""The workshop from one command: run | test | lab | doctor.
+"""The workshop from one command: run | test | lab | doctor | rehearse.
 
 Needs nothing but Python 3.10 or newer with pip. The first call makes a virtual environment in
 `.venv` and installs the versions that the lesson was tested with; later calls find it ready.
@@ -7,6 +7,9 @@ Needs nothing but Python 3.10 or newer with pip. The first call makes a virtual 
     python3 scripts/workshop.py test     run every test, the notebooks included
     python3 scripts/workshop.py lab      open the episode in JupyterLab, in local mode
     python3 scripts/workshop.py doctor   check this machine
+    python3 scripts/workshop.py rehearse --project P --bucket B --region R
+                                         look whether the lesson would run on Google Cloud; with
+                                         --yes also run it there, which costs money
 """
 
 import sys
@@ -57,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     lab_parser = commands.add_parser("lab", help="open the episode in JupyterLab, in local mode")
     lab_parser.add_argument("--no-browser", action="store_true", help="print the address only")
     commands.add_parser("doctor", help="check this machine")
+    commands.add_parser("rehearse", add_help=False, help="try the lesson on Google Cloud")
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "test":
+    if rest and args.command not in ("test", "rehearse"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
     try:
@@ -70,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
             return test(rest)
         if args.command == "lab":
             return lab(browser=not args.no_browser)
+        if args.command == "rehearse":
+            return rehearse(rest)
         return doctor()
     except WorkshopError as err:
         print(f"workshop.py: {err}", file=sys.stderr)
@@ -124,6 +130,12 @@ def lab(browser: bool) -> int:
         jupyter.wait()
         if not was_running:
             vertex_local("down")
+
+
+def rehearse(arguments: list[str]) -> int:
+    """Look whether the lesson would run on Google Cloud; with `--yes`, also run it there."""
+    install()
+    return subprocess.call([PYTHON, str(REPO / "scripts" / "rehearse.py"), *arguments], cwd=REPO)
 
 
 def doctor() -> int:

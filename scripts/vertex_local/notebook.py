@@ -92,19 +92,20 @@ def execute(notebook: nbformat.NotebookNode, path: Path, output: Path) -> Path:
     return executed
 
 
-def run(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Execute all cells of a notebook in local mode, printing a line for each.
+def run(notebook: nbformat.NotebookNode, path: Path, kernel_name: str = kernel.NAME) -> None:
+    """Execute all cells of a notebook, printing a line for each.
 
     Args:
         notebook: the notebook; its outputs are filled in.
         path: the file that it came from; cells run in its folder.
+        kernel_name: the Jupyter kernel, by default that of local mode.
 
     Raises:
         NotebookFailed: at the first cell that fails.
         LocalModeError: if the kernel is not installed.
     """
     indices = code_cells(notebook)
-    session = Session(notebook, path.parent)
+    session = Session(notebook, path.parent, kernel_name)
     session.start()
     try:
         for number, index in enumerate(indices, start=1):
