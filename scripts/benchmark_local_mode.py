@@ -32,6 +32,14 @@ SCRIPT = Path(__file__).with_name("train_nn.py")
 IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest"
 ROWS = {"train": 569, "val": 143}  # as in the lesson
 FINISHED_JOBS, AT_ONCE, GETS = 1000, 50, 50
+PAUSE: dict[str, Any] = {
+    "machineSpec": {"machineType": "n1-standard-4"},
+    "replicaCount": "1",
+    "containerSpec": {
+        "imageUri": IMAGE,
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+    },
+}
 PLACE = "/v1/projects/vertex-local/locations/us-central1"
 
 
@@ -135,13 +143,24 @@ def many_jobs(record: ServerRecord) -> None:
     report("list page of 100", lambda: session.get(jobs, timeout=60))
     report("get of one", lambda: session.get(one, timeout=60))
 
+    running = session.post(jobs, json=body | {"jobSpec": {"workerPoolSpecs": [PAUSE]}}, timeout=60)
+    active = f"{record.api_url}/v1/{running.json()['name']}"
+    at_once("a finished job", one, session)
+    session.get(active, timeout=60)  # the first GET of an active job waits for its next change
+    at_once("the running job", active, session)
+    session.post(f"{active}:cancel", json={}, timeout=60)
+    print(f"memory of the server with {FINISHED_JOBS} jobs: {memory_mb(record.pid)}")
+
+
+def at_once(what: str, url: str, session: requests.Session) -> None:
+    """Print how long many GETs of one job take that arrive together, while a job runs."""
+
     def get(_: int) -> Any:
-        return requests.get(one, headers=dict(session.headers), timeout=60).status_code
+        return requests.get(url, headers=dict(session.headers), timeout=60).status_code
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         took = seconds(lambda: list(threads.map(get, range(AT_ONCE))))
-    print(f"{AT_ONCE} GETs at once: {took * 1000:.0f} ms for all of them")
-    print(f"memory of the server with {FINISHED_JOBS} jobs: {memory_mb(record.pid)}")
+    print(f"{AT_ONCE} GETs at once of {what}, while a job runs: {took * 1000:.0f} ms for all")
 
 
 def report(what: str, work: Callable[[], object]) -> None:
