@@ -85,6 +85,20 @@ def test_a_script_that_shall_make_a_managed_model(bucket_uri: str, task: str) ->
         job.run(model_display_name="a-model", replica_count=1)
 
 
+def test_a_staging_bucket_that_does_not_exist(server: ServerRecord, task: str) -> None:
+    job = aiplatform.CustomTrainingJob(
+        "no bucket", task, TRAIN_IMAGE, staging_bucket="gs://no-such-bucket"
+    )
+    with pytest.raises(exceptions.NotFound, match="no-such-bucket"):
+        job.run(replica_count=1)
+
+
+def test_an_output_folder_that_is_not_in_a_bucket(bucket_uri: str, task: str) -> None:
+    job = aiplatform.CustomTrainingJob("no output", task, TRAIN_IMAGE)
+    with pytest.raises(exceptions.BadRequest, match=r"must be a Cloud Storage folder.*'/tmp/out'"):
+        job.run(replica_count=1, base_output_dir="/tmp/out")
+
+
 def test_worker_pool_specs_as_dictionaries(bucket_uri: str, bucket: storage.Bucket) -> None:
     worker_pool_specs = [
         {
