@@ -59,6 +59,20 @@ def test_outputs_of_another_kind_or_number_differ() -> None:
         assert differences(shown([picture]), shown(outputs), Tolerance()) != []
 
 
+def test_a_picture_is_promised_by_the_text_that_stands_for_it(notebook: Path) -> None:
+    figure = {"image/png": "AAAA", "text/plain": "<Figure size 700x400 with 1 Axes>"}
+    stored = nbformat.read(notebook, as_version=4)
+    stored.cells[0].outputs = []
+    executed = copy.deepcopy(stored)
+    executed.cells[0].outputs = [new_output("display_data", data=figure)]
+    assert settle(notebook, stored, executed, write=True)
+    (output,) = nbformat.read(notebook, as_version=4).cells[0].outputs
+    assert list(output.data) == ["text/plain"]
+    promised = shown([output])
+    assert differences(promised, shown(executed.cells[0].outputs), Tolerance()) == []
+    assert differences(promised, shown(said("no picture")), Tolerance()) != []
+
+
 def test_stderr_does_not_count_and_patterns_hide_what_changes() -> None:
     noise = new_output("stream", name="stderr", text="UserWarning: old")
     assert differences(shown(said("x")), shown([noise, *said("x")]), Tolerance()) == []
@@ -114,7 +128,7 @@ def test_without_yes_nothing_is_stored(notebook: Path, capsys: pytest.CaptureFix
         ([], "shows nothing. Let it print"),
         ([new_output("stream", name="stderr", text="a remark")], "shows nothing"),
         (said("line\n" * 41), "more than 40 lines"),
-        ([new_output("display_data", data={"image/png": "AA"})], "shows a picture"),
+        ([new_output("display_data", data={"image/png": "AA"})], "cannot be stored as text"),
     ],
 )
 def test_what_cannot_be_promised_is_refused_and_nothing_is_written(

@@ -2,8 +2,9 @@
 
 An output is compared by what it means. A table is compared cell by cell; JSON, and the printed
 form of Python's lists and dictionaries, by their values; other text line by line, however wide its
-gaps are. Numbers agree within a tolerance. Of a picture only its presence counts. What a cell
-writes to stderr is not compared.
+gaps are. Numbers agree within a tolerance. Of a picture only its presence counts, so the line that
+stands for a Matplotlib figure (`<Figure size …>`) promises one. What a cell writes to stderr is not
+compared.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 NUMBER = re.compile(
     r"(?<![\w.])((?<![^\s(\[{=:,])[-+])?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d+)?(?![\d.]*\d)"
 )
+FIGURE = "<Figure size "  # Matplotlib's text for a picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -180,9 +182,10 @@ def _bundle(data: Any, clean: Callable[[str], str]) -> Shown:
     html = data.get("text/html", "")
     if "<table" in html:
         return Shown("table", _rows(clean(html)))
-    if any(kind.startswith("image/") for kind in data):
+    plain = data.get("text/plain", "")
+    if any(kind.startswith("image/") for kind in data) or plain.startswith(FIGURE):
         return Shown("picture", None)
-    return _text(clean(data.get("text/plain") or data.get("text/markdown") or html))
+    return _text(clean(plain or data.get("text/markdown") or html))
 
 
 def _text(text: str) -> Shown:

@@ -98,12 +98,16 @@ def _fit(path: Path, cell: Any) -> list[Any]:
     things = promises.shown(cell.outputs)
     if not things:
         raise LocalModeError(f"{where} shows nothing. Let it print its result, or remove the tag.")
-    if any(thing.kind == "picture" for thing in things):
-        raise LocalModeError(f"{where} shows a picture. Promise text or a table instead.")
     outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     for output in outputs:
         if "execution_count" in output:
             output.execution_count = None
+        if "data" in output:  # of a picture, only the text that stands for it
+            output.data = {kind: v for kind, v in output.data.items() if kind.startswith("text/")}
+    if [thing.kind for thing in promises.shown(outputs)] != [thing.kind for thing in things]:
+        raise LocalModeError(
+            f"{where} shows what cannot be stored as text. Promise a text instead."
+        )
     if len(list(_lines(outputs))) > LONGEST:
         raise LocalModeError(
             f"{where} shows more than {LONGEST} lines. Let it show the part that matters."
