@@ -93,9 +93,7 @@ class Option:
     @property
     def name(self) -> str:
         gpu = self.accelerator_type.removeprefix("NVIDIA_").removeprefix("TESLA_")
-        return f"{self.machine_type} + " + (
-            f"{self.accelerator_count} × {gpu}" if gpu else "no GPU"
-        )
+        return self.machine_type + (f" + {self.accelerator_count} × {gpu}" if gpu else ", no GPU")
 
     def estimate(self, minutes: float, assumed: Assumptions) -> costs.Estimate:
         return costs.estimate(
@@ -231,7 +229,8 @@ def recommend(
         head += " Measure a GPU that could be." if gpus else ""
     if cpu.measured is not None and rows > cpu.measured["rows"].max():
         head += " The times are extrapolated: measure so many rows before you rely on this."
-    return "\n".join(textwrap.fill(text, 92, subsequent_indent="  ") for text in [head, *reasons])
+    wrap = textwrap.TextWrapper(92, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(map(wrap.fill, [head, *reasons]))
 
 
 def _reason(
@@ -253,7 +252,7 @@ def _reason(
         cheaper = f"Cheaper than the CPU if more than {speed_up:.1f} times as fast"
     else:
         cheaper = "Dearer than the CPU, however fast it is"
-    if left <= 0:
+    if left < 1e-6:
         return f"not measured. {cheaper}; not ready in time, however fast it is."
     faster = max(1.0, work / left)
     enough = f"{faster:.1f} times as fast or more" if faster > 1 else "as fast as the CPU"
