@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,13 @@ def test_gcloud_creates_lists_describes_and_shows_the_log(
     job = aiplatform.CustomJob.get(name)
     wait_until(lambda: job.state.name == "JOB_STATE_SUCCEEDED", "the end of the job")
 
-    assert (
-        "state: JOB_STATE_SUCCEEDED" in gcloud(root, server, "custom-jobs", "describe", name).stdout
-    )
     # gcloud asks for what is older than 5 seconds, and gives up after some empty answers.
-    shown = gcloud(root, server, "custom-jobs", "stream-logs", name, "--polling-interval=3")
+    stream = ("custom-jobs", "stream-logs", name, "--polling-interval=3")
+    with ThreadPoolExecutor() as threads:  # each gcloud takes seconds to start
+        streamed = threads.submit(gcloud, root, server, *stream)
+        described = gcloud(root, server, "custom-jobs", "describe", name)
+    assert "state: JOB_STATE_SUCCEEDED" in described.stdout
+    shown = streamed.result()
     assert "workerpool0-0\thello ['--epochs=3']" in shown.stdout, shown.stderr
     assert "service\tJob completed successfully." in shown.stdout
 
@@ -74,12 +77,14 @@ def test_gcloud_cancels_and_is_refused_in_words(
 ) -> None:
     job = submit(bucket, "import signal\nsignal.pause()\n")
     name = job.resource_name
-    assert gcloud(root, server, "custom-jobs", "cancel", name).returncode == 0
+    with ThreadPoolExecutor() as threads:
+        cancelled = threads.submit(gcloud, root, server, "custom-jobs", "cancel", name)
+        missing = threads.submit(gcloud, root, server, "custom-jobs", "describe", name[:-1] + "x")
+        tuning = gcloud(root, server, "hp-tuning-jobs", "list")
+    assert cancelled.result().returncode == 0
     wait_until(lambda: job.state.name == "JOB_STATE_CANCELLED", "the end of the job")
-
-    assert "Listed 0 items" in gcloud(root, server, "hp-tuning-jobs", "list").stderr
-    missing = gcloud(root, server, "custom-jobs", "describe", name[:-1] + "x")
-    assert missing.returncode != 0 and "does not exist" in missing.stderr
+    assert "Listed 0 items" in tuning.stderr
+    assert missing.result().returncode != 0 and "does not exist" in missing.result().stderr
 
 
 def test_log_entries_come_in_order_and_only_for_one_job(
