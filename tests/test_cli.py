@@ -204,6 +204,12 @@ def test_a_running_notebook_outlives_its_server(own_root: Root, tmp_path: Path) 
     assert "was started again" in printed and "['kept-bucket']" in printed
 
 
+def test_output_that_nobody_wants_is_no_error(server: ServerRecord) -> None:
+    finished = in_a_shell("vertex-local status | :; echo ${PIPESTATUS[0]}")
+    assert (finished.stdout, finished.stderr) == ("141\n", "")
+    assert in_a_shell("vertex-local status | grep -c running").stdout == "1\n"
+
+
 def test_a_proxy_is_not_asked_for_this_machine(
     root: Root, bucket: storage.Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -20,7 +22,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     command: Callable[[Root, argparse.Namespace], int] = args.command
     try:
-        return command(config.find_root(), args)
+        status = command(config.find_root(), args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the rest wanted
+        return 128 + signal.SIGPIPE
     except LocalModeError as err:
         print(f"vertex-local: {err}", file=sys.stderr)
         return daemon.ALREADY_SERVED if isinstance(err, AlreadyServed) else 1
