@@ -109,6 +109,16 @@ def test_a_crash_is_retried(script: Path, bucket: storage.Bucket, root: Root) ->
     assert (folder / "service.log").read_text().count("non-zero status of 134") == 2
 
 
+def test_a_crash_that_comes_again_and_again_fails_the_job(
+    script: Path, bucket: storage.Bucket, root: Root
+) -> None:
+    always = CRASH.replace("SIGABRT", "SIGSEGV").replace("< 3", "< 99")
+    job = make_job(script, bucket, always)
+    with pytest.raises(RuntimeError, match=r"non-zero status of 139\."):
+        run(job)
+    assert (job_folder(root, job) / "job.log").read_text().splitlines()[-1] == "attempt 4"
+
+
 def test_a_crash_is_not_retried_when_the_job_says_so(script: Path, bucket: storage.Bucket) -> None:
     with pytest.raises(RuntimeError, match=r"non-zero status of 134\..*attempt 1"):
         run(make_job(script, bucket, CRASH), disable_retries=True)
