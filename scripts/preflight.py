@@ -132,6 +132,7 @@ def services(plan: Plan) -> Iterator[str]:
 
 def bucket(plan: Plan) -> Iterator[str]:
     """The bucket can be used, or made."""
+    _need_account(plan)
     client = storage.Client(project=plan.project, credentials=plan.credentials)
     try:
         found = client.lookup_bucket(plan.bucket)
@@ -198,6 +199,7 @@ def _limit(answer: dict[str, Any], region: str) -> int | None:
 
 def images(plan: Plan) -> Iterator[str]:
     """The jobs' images can still be pulled."""
+    _need_account(plan)
     for image in sorted({job[2] for job in plan.jobs}):
         host, _, rest = image.partition("/")
         name, _, tag = rest.partition(":")
@@ -228,6 +230,7 @@ def price(plan: Plan) -> Iterator[str]:
 
 def _get(plan: Plan, url: str) -> dict[str, Any]:
     """Ask a Google API; raise NotChecked if it does not answer."""
+    _need_account(plan)
     try:
         answer = plan.http.get(url, timeout=SECONDS)
     except (requests.RequestException, GoogleAuthError) as err:
@@ -236,6 +239,11 @@ def _get(plan: Plan, url: str) -> dict[str, Any]:
         raise NotChecked(f"the API answers with status {answer.status_code}")
     found: dict[str, Any] = answer.json()
     return found
+
+
+def _need_account(plan: Plan) -> None:
+    if plan.credentials is None:
+        raise NotChecked("it needs an account")
 
 
 def _first_line(err: Exception) -> str:

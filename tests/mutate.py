@@ -36,7 +36,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 REPO = Path(__file__).resolve().parents[1]
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
-READERS = ["tests/test_episode.py"]  # the tests that read the notebook without executing it
+READERS = ["tests/test_notebooks.py", "tests/test_episode.py"]  # quick: they execute little of it
+LEARNERS = ["tests/test_learners.py"]  # executes the exercises with their solutions
 REASONS = REPO / "tests" / "survivors.json"
 KINDS = ("remove", "number", "compare")
 LIMIT_SECONDS = 900
@@ -140,7 +141,8 @@ def run(path: Path, mutant: Mutant) -> str:
     """Run the tests on a mutant; return "killed" or "survived"."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         folder = Path(name)
-        copied, tests, options = prepare(path, folder)
+        copied, options = prepare(path, folder)
+        tests = [*READERS, str(copied), *LEARNERS] if path == EPISODE else [str(copied)]
         notebook = nbformat.read(copied, as_version=4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         code[mutant.number].source = mutant.source
@@ -148,7 +150,7 @@ def run(path: Path, mutant: Mutant) -> str:
         command = [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "--nbcheck-evidence="]
         environment = {k: v for k, v in os.environ.items() if k != "VERTEX_LOCAL_ROOT"}
         finished = subprocess.run(
-            [*command, *options, *tests, str(copied)],
+            [*command, *options, *tests],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -161,11 +163,11 @@ def run(path: Path, mutant: Mutant) -> str:
     return "killed" if finished.returncode in FAILED else "survived"
 
 
-def prepare(path: Path, folder: Path) -> tuple[Path, list[str], list[str]]:
-    """Copy what the notebook needs; return the copy, the tests that read it, pytest's options."""
+def prepare(path: Path, folder: Path) -> tuple[Path, list[str]]:
+    """Copy what the notebook needs; return the copy and the options of pytest that it needs."""
     if not path.is_relative_to(REPO):
         options = ["-c", os.devnull, "--rootdir=.", "-pvertex_local.nbcheck", "--nbval-lax"]
-        return Path(shutil.copy(path, folder)), [], [*options, "-pno:cacheprovider"]
+        return Path(shutil.copy(path, folder)), [*options, "-pno:cacheprovider"]
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPO,
@@ -176,8 +178,7 @@ def prepare(path: Path, folder: Path) -> tuple[Path, list[str], list[str]]:
     for name in listed:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, folder / name)
-    readers = READERS if path == EPISODE else []
-    return folder / path.relative_to(REPO), readers, []
+    return folder / path.relative_to(REPO), []
 
 
 def report(survivors: list[Mutant], reasons: list[dict[str, str]]) -> int:

@@ -124,6 +124,18 @@ def test_without_an_account_nothing_is_started(
     assert "gcloud auth application-default login" in printed and "Nothing was started" in printed
 
 
+def test_the_command_says_what_is_missing_without_an_account(
+    server: ServerRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--project", "p", "--bucket", "doe-new", "--region", DEFAULT_REGION, "--yes"]
+    assert rehearse.main(words) == 1  # local mode's environment hides whatever account there is
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[FAIL]        No Google account was found. Run `gcloud auth")
+    for number, check in enumerate(("services", "bucket", "quota", "images"), start=1):
+        assert lines[number] == f"[not checked] {check}: it needs an account"
+    assert lines[-1].startswith("Nothing was started.")
+
+
 def test_a_bucket_with_something_in_it_is_refused(
     plan: Plan, bucket: storage.Bucket, capsys: pytest.CaptureFixture[str]
 ) -> None:
