@@ -106,7 +106,7 @@ def _execute(plan: Plan, path: Path, owner: str) -> bool:
         print(f"\n{err}", flush=True)
         return False
     finally:
-        kept = notebook.save(copied, find_root().path / "rehearsal" / path.name)
+        kept = notebook.save(copied, find_root().path / "rehearsal" / path.name, path.parent)
         print(f"Executed copy: {kept}", flush=True)
     return True
 

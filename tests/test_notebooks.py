@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from vertex_local.notebook import save
+
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 25
 
@@ -72,3 +74,15 @@ def test_headings_never_skip_a_level_and_differ(cells: list[nbformat.NotebookNod
 
 def test_the_kernel_of_the_file_is_the_plain_one(notebook: nbformat.NotebookNode) -> None:
     assert notebook.metadata.kernelspec.name == "python3"  # what Workbench has
+
+
+def test_the_kept_page_holds_its_pictures_and_folds_its_answers(tmp_path: Path) -> None:
+    (tmp_path / "there.svg").write_text("<svg/>")
+    text = '<img src="there.svg" alt="a"> <img src="gone.svg" alt="b">'
+    text += "\n\n<details><summary>Solution</summary>\n\nAn *answer*.\n\n</details>"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    page = save(notebook, tmp_path / "kept" / "n.ipynb", tmp_path).with_suffix(".html").read_text()
+    assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in page
+    assert 'src="gone.svg"' in page
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "<em>answer</em>" in folded

@@ -184,7 +184,7 @@ class NotebookFile(IPyNbFile):  # type: ignore[misc]
         folder = self.config.getoption("nbcheck_evidence")
         if folder:
             try:
-                notebook.save(self.nb, Path(folder) / self.nodeid)
+                notebook.save(self.nb, Path(folder) / self.nodeid, self.path.parent)
             except LocalModeError as err:
                 pytest.fail(str(err), pytrace=False)
 

@@ -8,10 +8,13 @@ from vertex_local import light  # noqa: F401
 import asyncio
 import functools
 import logging
+import mimetypes
 import os
+import re
 import subprocess
 import time
 import warnings
+from base64 import b64encode
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -88,7 +91,7 @@ def execute(notebook: nbformat.NotebookNode, path: Path, output: Path) -> Path:
     try:
         run(notebook, path)
     finally:
-        executed = save(notebook, output / path.name)
+        executed = save(notebook, output / path.name, path.parent)
     return executed
 
 
@@ -123,15 +126,16 @@ def run(notebook: nbformat.NotebookNode, path: Path, kernel_name: str = kernel.N
         session.stop()
 
 
-def save(notebook: nbformat.NotebookNode, path: Path) -> Path:
+def save(notebook: nbformat.NotebookNode, path: Path, origin: Path) -> Path:
     """Write a notebook to `path` and an HTML version beside it; return `path`.
 
-    Each file appears whole or not at all.
+    Each file appears whole or not at all. The HTML version holds the pictures that the text shows
+    from files; `origin` is the folder where the text looks for them.
 
     Raises:
         LocalModeError: if one cannot be written, for example because the disk is full.
     """
-    html, _ = _exporter().from_notebook_node(notebook)
+    html = with_pictures(_exporter().from_notebook_node(notebook)[0], origin)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for target, text in ((path, text_of(notebook)), (path.with_suffix(".html"), html)):
@@ -150,6 +154,22 @@ def _exporter() -> Any:
     from nbconvert.exporters import HTMLExporter
 
     return HTMLExporter(mathjax_url="", require_js_url="")
+
+
+def with_pictures(html: str, origin: Path) -> str:
+    """Return a page that holds the pictures to which its `<img>` elements refer by relative path.
+
+    (nbconvert could do that, but then it closes the folded answers of exercises too early.)
+    """
+
+    def held(match: re.Match[str]) -> str:
+        file = origin / match["path"]
+        if not file.is_file():
+            return match[0]
+        kind = mimetypes.guess_type(file.name)[0]
+        return f'{match["before"]}data:{kind};base64,{b64encode(file.read_bytes()).decode()}"'
+
+    return re.sub(r'(?P<before><img [^>]*?src=")(?P<path>[^":]+)"', held, html)
 
 
 def text_of(notebook: nbformat.NotebookNode) -> str:

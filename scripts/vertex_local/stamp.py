@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from datetime import date
@@ -12,6 +11,7 @@ from pathlib import Path
 import nbformat
 
 from vertex_local.config import LocalModeError
+from vertex_local.notebook import replace, text_of
 
 PACKAGES = (
     "google-cloud-aiplatform",
@@ -49,10 +49,7 @@ def write(path: Path, today: date) -> None:
         )
     text = LINE.sub("", last.source).rstrip()
     last.source = f"{text}\n\n{line(today)}"
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        nbformat.write(notebook, draft)
-        os.replace(draft, path)
+        replace(path, text_of(notebook))
     except OSError as err:
-        draft.unlink(missing_ok=True)
         raise LocalModeError(f"{path} cannot be written ({err.strerror}).") from err
