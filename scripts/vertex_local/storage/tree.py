@@ -39,12 +39,12 @@ class Tree:
         A link could lead out of the root; and a file system that ignores case would find an
         object under a name that it does not have.
         """
-        path = self.top / bucket
+        path = f"{self.top}/{bucket}"  # text: this is asked for each object of a listing
         *folders, last = name.removesuffix("/").split("/")
         for part in folders:
             if self.ignores_case and part not in os.listdir(path):
                 return False
-            path = path / part
+            path = f"{path}/{part}"
             if not is_folder(path):
                 return False
         return not self.ignores_case or last in os.listdir(path)
@@ -78,10 +78,10 @@ class Tree:
             path = path / part
 
 
-def is_folder(path: Path) -> bool:
+def is_folder(path: Path | str) -> bool:
     """Return whether this is a folder and not a link to one."""
     try:
-        return stat.S_ISDIR(path.lstat().st_mode)
+        return stat.S_ISDIR(os.lstat(path).st_mode)
     except (OSError, ValueError):
         return False
 
