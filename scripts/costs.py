@@ -16,7 +16,7 @@ import csv
 import functools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,7 @@ def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Esti
         return Estimate("no job", 0, 0, problem=f"{type(job).__name__} names no machines.")
     strategy = int(spec.scheduling.strategy)
     terms = {4: "spot", 6: "flex-start"}.get(strategy, "on-demand")  # Scheduling.Strategy
-    pools = [_pool(pool) for pool in spec.worker_pool_specs if pool.replica_count]
+    pools = _merged([_pool(pool) for pool in spec.worker_pool_specs if pool.replica_count])
     region = record.name.split("/locations/")[-1].split("/")[0]
     return _estimate(pools, _running_minutes(record), provisioning_minutes, terms, region)
 
@@ -298,6 +298,15 @@ def _pool(spec: Any) -> Pool:
         disk.boot_disk_type or BOOT_DISK_TYPE,
         float(disk.boot_disk_size_gb or BOOT_DISK_GB),
     )
+
+
+def _merged(pools: list[Pool]) -> list[Pool]:
+    """Make one pool of those with equal machines: the SDK keeps the first replica apart."""
+    counts: dict[Pool, int] = {}
+    for pool in pools:
+        alone = replace(pool, replica_count=1)
+        counts[alone] = counts.get(alone, 0) + pool.replica_count
+    return [replace(pool, replica_count=count) for pool, count in counts.items()]
 
 
 def _running_minutes(record: Any) -> float:

@@ -42,7 +42,7 @@ def test_a_training_job_is_charged_for_what_it_asked_and_how_long_it_ran(
     ran = backing_job(job)
     minutes = (ran.end_time - ran.start_time).total_seconds() / 60
     assert found.minutes == pytest.approx(minutes) and found.minutes > 0
-    # the SDK makes two pools of two replicas: one of the first, one of the others
+    assert found.what == "2 × n1-standard-8 with 1 × NVIDIA_TESLA_T4 each"
     expected = costs.estimate("n1-standard-8", **GPU, replica_count=2, minutes=minutes)
     assert found.usd == pytest.approx(expected.usd)
     assert found.usd is not None and costs.of_job(ran) == found
