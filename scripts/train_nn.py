@@ -46,7 +46,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -76,34 +76,35 @@ def require(fine: object, sentence: str) -> None:
 
 
 # ------------------------------------------------------------------------------ settings
+SETTINGS = ("learning_rate", "patience", "min_delta", "batch_size", "seed")  # what a run depends on
+
+
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    show_defaults = argparse.ArgumentDefaultsHelpFormatter
+    show_defaults, yes_no = argparse.ArgumentDefaultsHelpFormatter, argparse.BooleanOptionalAction
     parser = argparse.ArgumentParser(formatter_class=show_defaults, allow_abbrev=False)
 
-    def option(name: str, kind: Any, default: Any, text: str) -> None:
-        parser.add_argument(name, type=kind, default=default, help=text)
+    def option(name: str, default: Any, text: str, **how: Any) -> None:
+        if "action" not in how:
+            how["type"] = str if default is None else type(default)
+        parser.add_argument(f"--{name}", default=default, help=text, **how)
 
     folder, saved = os.environ.get("AIP_MODEL_DIR") or ".", os.environ.get("AIP_CHECKPOINT_DIR")
-    option("--train", str, None, ".npz with X_train and y_train: a path, gs://... or /gcs/...")
-    option("--val", str, None, ".npz with X_val and y_val")
-    option("--model_out", str, folder, "folder for the results; AIP_MODEL_DIR if not given")
-    option("--epochs", int, 500, "passes over the training data, at most")
-    option("--learning_rate", float, 0.001, "size of a step")
-    option("--patience", int, 50, "stop after so many epochs without progress; 0: never")
-    option("--min_delta", float, 0.0, "progress: a validation loss lower by more than this")
-    either, text = (
-        argparse.BooleanOptionalAction,
-        "save the weights of the best epoch, not the last",
-    )
-    parser.add_argument("--restore_best", action=either, default=True, help=text)
-    option("--batch_size", int, 0, "rows in a step; 0: all rows")
-    option("--seed", int, 42, "where all random numbers start")
-    option("--device", str, "auto", "auto, cpu, cuda or cuda:N")
-    option("--checkpoint_dir", str, saved, "save and resume here; AIP_CHECKPOINT_DIR if not given")
-    option("--checkpoint_every", int, 0, "epochs between checkpoints; 0: one a minute")
-    parser.add_argument("--resume", action="store_true", help="fail if there is no checkpoint")
-    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
-    option("--verify", str, None, "folder of a finished run: check its files, train nothing")
+    option("train", None, ".npz with X_train and y_train: a path, gs://... or /gcs/...")
+    option("val", None, ".npz with X_val and y_val")
+    option("model_out", folder, "folder for the results; AIP_MODEL_DIR if not given")
+    option("epochs", 500, "passes over the training data, at most")
+    option("learning_rate", 0.001, "size of a step")
+    option("patience", 50, "stop after so many epochs without progress; 0: never")
+    option("min_delta", 0.0, "progress: a validation loss lower by more than this")
+    option("restore_best", True, "save the weights of the best epoch, not the last", action=yes_no)
+    option("batch_size", 0, "rows in a step; 0: all rows")
+    option("seed", 42, "where all random numbers start")
+    option("device", "auto", "auto, cpu, cuda or cuda:N")
+    option("checkpoint_dir", saved, "save and resume here; AIP_CHECKPOINT_DIR if not given")
+    option("checkpoint_every", 0, "epochs between checkpoints; 0: one a minute")
+    option("resume", False, "fail if there is no checkpoint", action="store_true")
+    option("quiet", False, "print only warnings and errors", action="store_true")
+    option("verify", None, "folder of a finished run: check its files, train nothing")
     # --learning-rate is --learning_rate, and --no_restore_best is --no-restore_best
     argv = [re.sub("^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), arg) for arg in argv]
     return parser.parse_args([re.sub("^--no_", "--no-", arg) for arg in argv])
@@ -192,19 +193,17 @@ def write_bytes(uri: str, data: bytes) -> None:
                 file.write(data)
             os.replace(uri + ".part", uri)
         except BaseException:
-            remove(uri + ".part")
+            with contextlib.suppress(OSError):
+                os.remove(uri + ".part")
             raise
-
-
-def remove(uri: str) -> None:
-    with contextlib.suppress(Absent), explained("remove", uri):
-        blob = gcs_blob(uri)
-        blob.delete() if blob else os.remove(uri)
 
 
 def remove_results(folder: str) -> None:
     for name in ("metrics.json", "model.pt", "eval_history.csv"):  # first the sign of a whole run
-        remove(join(folder, name))
+        uri = join(folder, name)
+        with contextlib.suppress(Absent), explained("remove", uri):
+            blob = gcs_blob(uri)
+            blob.delete() if blob else os.remove(uri)
 
 
 class RunLog(logging.Handler):
@@ -214,8 +213,7 @@ class RunLog(logging.Handler):
         super().__init__()
         self.shown, self.uri = logging.WARNING if quiet else logging.INFO, ""
         self.text, self.saved, self.saved_at = "", "", -math.inf
-        self.setFormatter(logging.Formatter("%(message)s"))
-        logging.basicConfig(handlers=[self], force=True)
+        logging.basicConfig(handlers=[self], format="%(message)s", force=True)
         logging.captureWarnings(True)
         log.setLevel(logging.DEBUG)
 
@@ -250,22 +248,6 @@ class Table:
     sha256: str
 
 
-def open_npz(data: bytes, uri: str, keys: list[str]) -> dict[str, Any]:
-    require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
-    try:
-        # allow_pickle=False: a pickled file can run any program when it is opened.
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            held = file.files
-            found = {key: file[key] for key in [*keys, "feature_names"] if key in held}
-    except Exception as error:  # a damaged file makes numpy raise errors of many kinds
-        pickled = "allow_pickle" in str(error)
-        why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
-        raise Stop(f"cannot read {uri}: {why} ({error})") from error
-    missing = [key for key in keys if key not in found]
-    require(not missing, f"{uri} has no {' and no '.join(missing)}; it holds {', '.join(held)}")
-    return found
-
-
 def as_float32(array: Any, what: str, names: Sequence[str] = ()) -> Tensor:
     require(array.dtype.kind in "biuf", f"{what} must hold numbers, but its type is {array.dtype}")
     require(array.size > 0, f"{what} is empty: its shape is {array.shape}")
@@ -284,12 +266,23 @@ def as_float32(array: Any, what: str, names: Sequence[str] = ()) -> Tensor:
 def load(uri: str, part: str, device: torch.device) -> Table:
     """Read X_<part> and y_<part>, and check them before any training starts."""
     data, x_key, y_key = read_bytes(uri), f"X_{part}", f"y_{part}"
-    arrays = open_npz(data, uri, [x_key, y_key])
-    (x, y), sha256 = (arrays[x_key], arrays[y_key]), hashlib.sha256(data).hexdigest()
+    require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
+    try:
+        # allow_pickle=False: a pickled file can run any program when it is opened.
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            held = file.files
+            found = {key: file[key] for key in (x_key, y_key, "feature_names") if key in held}
+    except Exception as error:  # a damaged file makes numpy raise errors of many kinds
+        pickled = "allow_pickle" in str(error)
+        why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
+        raise Stop(f"cannot read {uri}: {why} ({error})") from error
+    has_both = x_key in found and y_key in found
+    require(has_both, f"{uri} must hold {x_key} and {y_key}, but it holds {', '.join(held)}")
+    x, y, sha256 = found[x_key], found[y_key], hashlib.sha256(data).hexdigest()
     shapes = f"{uri}: {x_key} has shape {x.shape} and {y_key} {y.shape}"
     require(x.ndim == 2 and y.ndim == 1, f"{shapes}, but must be [rows, features] and [rows]")
     require(len(x) == len(y), f"{shapes}: the numbers of rows differ")
-    names = [str(n) for n in arrays.get("feature_names", [f"x{i}" for i in range(x.shape[1])])]
+    names = [str(n) for n in found.get("feature_names", [f"x{i}" for i in range(x.shape[1])])]
     require(len(names) == x.shape[1], f"{shapes}, but there are {len(names)} feature_names")
     features, labels = as_float32(x, f"{x_key} in {uri}", names), as_float32(y, f"{y_key} in {uri}")
     for row in torch.nonzero((labels != 0) & (labels != 1))[:1, 0].tolist():
@@ -335,7 +328,7 @@ class Adam:
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.data = part.view(parameter.shape[::-1]).t()  # now a view of weights
         self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        self.steps = self.weights.new_zeros((), dtype=torch.float64)  # stays on the device
+        self.steps = 0
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """One vector, matrices transposed: the gradient of a layer with few inputs is then fast."""
@@ -346,9 +339,9 @@ class Adam:
         self.steps += 1
         self.mean.lerp_(gradient, 1 - beta1)
         self.square.lerp_(gradient.square(), 1 - beta2)
-        mean = self.mean / (1 - beta1**self.steps)
-        square = self.square / (1 - beta2**self.steps)
-        self.weights.addcdiv_(mean, square.sqrt_().add_(1e-8), value=-self.learning_rate)
+        spread = self.square.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(1e-8)
+        step_size = self.learning_rate / (1 - beta1**self.steps)
+        self.weights.addcdiv_(self.mean, spread, value=-step_size)
 
 
 @dataclass
@@ -426,36 +419,21 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.model = build_model(train.x.shape[1])  # on the CPU: the same weights on all devices
         self.adam = Adam(self.model.to(self.device), args.learning_rate)
-        self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
-        self.stopping = EarlyStopping(args.patience, args.min_delta)
         self.best_weights = self.adam.weights.clone()
         self.vectors = [self.adam.weights, self.adam.mean, self.adam.square, self.best_weights]
+        self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
+        self.stopping = EarlyStopping(args.patience, args.min_delta)
         self.history: list[list[float]] = []  # of each epoch: two losses, accuracy, seconds
-        self.pool = ThreadPoolExecutor(torch.get_num_threads())
-        torch.set_num_threads(1)  # see sums()
-        settings = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
-        self.made_with = {f"--{name}": getattr(args, name) for name in settings}
+        self.made_with = {f"--{name}": getattr(args, name) for name in SETTINGS}
         self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
         self.made_with |= {"the device": self.device.type}
+        self.pool = ThreadPoolExecutor(torch.get_num_threads())
         self.rank, self.processes, self.turn = 0, 1, 0
         if dist.is_initialized():
             self.rank, self.processes = dist.get_rank(), dist.get_world_size()
             self.ddp = nn.parallel.DistributedDataParallel(self.model)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        state: dict[str, Any] = {"vectors": torch.stack(self.vectors), "steps": self.adam.steps}
-        state |= {"shuffle": self.shuffle.get_state(), "stopping": asdict(self.stopping)}
-        state |= {"history": torch.from_numpy(np.array(self.history))}  # faster than a list
-        return {**state, "next_epoch": len(self.history) + 1, "made_with": self.made_with}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for vector, saved in zip(self.vectors, state["vectors"], strict=True):
-            vector.copy_(saved)
-        self.adam.steps.copy_(state["steps"])
-        self.shuffle.set_state(state["shuffle"])
-        self.stopping = EarlyStopping(**state["stopping"])
-        self.history = state["history"].tolist()
+        else:
+            torch.set_num_threads(1)  # see sums()
 
     def sums(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """Add up `function` over pieces of the rows that need little memory and fit into a cache.
@@ -465,10 +443,11 @@ class Trainer:
         """
         on_cpu = self.device.type == "cpu"
         size = 8192 if on_cpu else 2**20
-        run = self.pool.map if on_cpu and len(x) > size else map
-        return functools.reduce(
-            torch.add, run(function, torch.split(x, size), torch.split(y, size))
-        )
+        if len(x) <= size:
+            return function(x, y)
+        run = self.pool.map if on_cpu and self.processes == 1 else map
+        parts = run(function, torch.split(x, size), torch.split(y, size))
+        return functools.reduce(torch.add, parts)
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss, summed over the rows, and behind it its gradient."""
@@ -484,39 +463,92 @@ class Trainer:
         return self.adam.flat([loss.detach(), *grads])
 
     def score(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, summed over the rows, and the number of right answers."""
         with torch.inference_mode():
             logits = self.model(x)
             return torch.stack([criterion(logits, y), ((logits > 0) == y).sum()])
 
     def epoch(self) -> Tensor:
-        """Learn from all rows, then look at the validation rows. Nothing waits for a GPU here."""
-        rows, mine = len(self.train.y), slice(self.rank, None, self.processes)
-        loss = torch.zeros(1, dtype=torch.float64, device=self.device)
-        steps: Sequence[Any] = [slice(0, rows)]
+        """Learn from all rows, then look at the validation rows. Nothing waits for a GPU here.
+
+        Returns three sums over this process's rows: training loss, validation loss, right answers.
+        """
+        all_x, all_y, size = self.train.x, self.train.y, self.args.batch_size or len(self.train.y)
         if self.args.batch_size:
-            order = torch.randperm(rows, generator=self.shuffle, device=self.device)
-            steps = torch.split(order, self.args.batch_size)
-        for step in steps:
-            x, y = self.train.x[step], self.train.y[step]
+            order = torch.randperm(len(all_y), generator=self.shuffle, device=self.device)
+            all_x, all_y = all_x.index_select(0, order), all_y.index_select(0, order)
+        loss = torch.zeros(1, dtype=torch.float64, device=self.device)
+        mine = slice(self.rank, None, self.processes)
+        for x, y in zip(torch.split(all_x, size), torch.split(all_y, size), strict=True):
             if self.processes > 1:
                 result = self.shared_gradient(x[mine], y[mine])
             else:
                 result = self.sums(self.gradient, x, y)
             self.adam.step(result[1:] / len(y))
             loss += result[0]
-        scores = self.sums(self.score, self.val.x[mine], self.val.y[mine])
-        return torch.cat([loss / rows, scores.double() / len(self.val.y)])
+        return torch.cat([loss, self.sums(self.score, self.val.x[mine], self.val.y[mine])])
 
 
+def fit(trainer: Trainer) -> None:
+    args, history, stopping, shown_at = trainer.args, trainer.history, trainer.stopping, -math.inf
+    every, saved_at, bar = args.checkpoint_every, time.monotonic(), None
+    # Vertex AI always names a folder, inside the run's own: a run too short to be in need of
+    # checkpoints leaves none there, unless somebody asked for them.
+    asked = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
+    # A bar on a terminal. A notebook's `!python` pretends to be one, but cannot redraw a line.
+    if sys.stderr.isatty() and not (args.quiet or trainer.rank or "JPY_PARENT_PID" in os.environ):
+        with contextlib.suppress(ModuleNotFoundError):
+            bar = importlib.import_module("tqdm").tqdm(total=args.epochs, initial=len(history))
+    while len(history) < args.epochs and not stopping.should_stop():
+        epoch, start = len(history) + 1, time.perf_counter()
+        sums = trainer.epoch()
+        sums = torch.cat([sums, sums.new_tensor([sigterm.is_set()])])
+        if trainer.processes > 1:
+            dist.all_reduce(sums)  # each process has its part; if one must leave, all do
+        train_sum, val_sum, right, leave = sums.tolist()  # here a GPU is waited for
+        train_loss = train_sum / len(trainer.train.y)
+        val_loss, accuracy = val_sum / len(trainer.val.y), right / len(trainer.val.y)
+        history.append([train_loss, val_loss, accuracy, time.perf_counter() - start])
+        if not math.isfinite(train_loss + val_loss):
+            text = f"train_loss is {train_loss} and val_loss {val_loss} in epoch {epoch}"
+            raise Stop(f"{text}: try a lower --learning_rate", 3)
+        if stopping.is_best(epoch, val_loss):
+            trainer.best_weights.copy_(trainer.adam.weights)
+        last = epoch == args.epochs or stopping.should_stop() or leave
+        if last or epoch % max(1, args.epochs // 10) == 0 or time.monotonic() > shown_at + 10:
+            level, shown_at = logging.DEBUG if bar else logging.INFO, time.monotonic()
+            line = "epoch %d/%d  train_loss %.4f  val_loss %.4f  val_accuracy %.4f"
+            log.log(level, line, epoch, args.epochs, train_loss, val_loss, accuracy)
+        if bar:
+            bar.update()
+        due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
+        if args.checkpoint_dir and trainer.rank == 0 and (due or leave or (last and asked)):
+            save_checkpoint(trainer)
+            saved_at = time.monotonic()
+        if leave:
+            raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
+    if bar:
+        bar.close()
+    if len(history) < args.epochs:
+        log.info("stopped early: %d epochs without progress", args.patience)
+
+
+# ------------------------------------------------------------------------------ checkpoints
 def save_checkpoint(trainer: Trainer) -> None:
     """Two files in turn: if the newest is damaged, the one before is still there."""
-    file = io.BytesIO()
-    torch.save(trainer.state(), file)
-    write_bytes(join(trainer.args.checkpoint_dir, f"checkpoint-{trainer.turn}.pt"), file.getvalue())
+    state: dict[str, Any] = {"vectors": torch.stack(trainer.vectors), "steps": trainer.adam.steps}
+    state |= {"shuffle": trainer.shuffle.get_state(), "stopping": vars(trainer.stopping)}
+    state |= {"history": torch.tensor(np.array(trainer.history))}  # faster than a list
+    state |= {"next_epoch": len(trainer.history) + 1, "made_with": trainer.made_with}
+    uri, file = join(trainer.args.checkpoint_dir, f"checkpoint-{trainer.turn}.pt"), io.BytesIO()
+    torch.save(state, file)
+    with contextlib.suppress(OSError):  # on many disks it takes less time to create a file
+        os.remove(uri)  # than to replace one
+    write_bytes(uri, file.getvalue())
     trainer.turn = 1 - trainer.turn
 
 
-def load_checkpoint(trainer: Trainer) -> dict[str, Any]:
+def find_checkpoint(trainer: Trainer) -> dict[str, Any]:
     """The newest state that can be read; {} if there is none."""
     args, folder, damaged = trainer.args, trainer.args.checkpoint_dir, []
     best: dict[str, Any] = {}
@@ -543,46 +575,25 @@ def load_checkpoint(trainer: Trainer) -> dict[str, Any]:
     return best
 
 
-def fit(trainer: Trainer) -> None:
-    args, history, stopping, shown_at = trainer.args, trainer.history, trainer.stopping, -math.inf
-    every, saved_at, bar = args.checkpoint_every, time.monotonic(), None
-    # Vertex AI always names a folder, inside the run's own: a run too short to be in need of
-    # checkpoints leaves none there, unless somebody asked for them.
-    asked = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
-    # A bar on a terminal. A notebook's `!python` pretends to be one, but cannot redraw a line.
-    if sys.stderr.isatty() and not (args.quiet or trainer.rank or "JPY_PARENT_PID" in os.environ):
-        with contextlib.suppress(ModuleNotFoundError):
-            bar = importlib.import_module("tqdm").tqdm(total=args.epochs, initial=len(history))
-    while len(history) < args.epochs and not stopping.should_stop():
-        epoch, start = len(history) + 1, time.perf_counter()
-        numbers = trainer.epoch()
-        numbers = torch.cat([numbers, numbers.new_tensor([sigterm.is_set()])])
-        if trainer.processes > 1:
-            dist.all_reduce(numbers)  # each process has its part; if one must leave, all do
-        train_loss, val_loss, accuracy, leave = numbers.tolist()  # here a GPU is waited for
-        history.append([train_loss, val_loss, accuracy, time.perf_counter() - start])
-        if not math.isfinite(train_loss + val_loss):
-            text = f"train_loss is {train_loss} and val_loss {val_loss} in epoch {epoch}"
-            raise Stop(f"{text}: try a lower --learning_rate", 3)
-        if stopping.is_best(epoch, val_loss):
-            trainer.best_weights.copy_(trainer.adam.weights)
-        last = epoch == args.epochs or stopping.should_stop() or leave
-        if last or epoch % max(1, args.epochs // 10) == 0 or time.monotonic() > shown_at + 10:
-            level, shown_at = logging.DEBUG if bar else logging.INFO, time.monotonic()
-            line = "epoch %d/%d  train_loss %.4f  val_loss %.4f  val_accuracy %.4f"
-            log.log(level, line, epoch, args.epochs, train_loss, val_loss, accuracy)
-        if bar:
-            bar.update()
-        due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
-        if args.checkpoint_dir and trainer.rank == 0 and (due or leave or (last and asked)):
-            save_checkpoint(trainer)
-            saved_at = time.monotonic()
-        if leave:
-            raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
-    if bar:
-        bar.close()
-    if len(history) < args.epochs:
-        log.info("stopped early: %d epochs without progress", args.patience)
+def resume(trainer: Trainer) -> None:
+    found: list[Any] = [{}]
+    try:
+        if trainer.args.checkpoint_dir and trainer.rank == 0:
+            found = [find_checkpoint(trainer)]
+    except Stop as error:
+        found = [error]
+    if trainer.processes > 1:
+        dist.broadcast_object_list(found)  # the file may be on the first machine only
+    if isinstance(state := found[0], Stop):
+        raise state
+    if state:
+        for vector, saved in zip(trainer.vectors, state["vectors"], strict=True):
+            vector.copy_(saved)
+        trainer.adam.steps = state["steps"]
+        trainer.shuffle.set_state(state["shuffle"])
+        trainer.stopping = EarlyStopping(**state["stopping"])
+        trainer.history = state["history"].tolist()
+        log.info("resumed after epoch %d", len(trainer.history))
 
 
 # ------------------------------------------------------------------------------ results
@@ -604,26 +615,25 @@ def device_name(device: torch.device) -> str:
 
 def describe(trainer: Trainer) -> dict[str, Any]:
     """metrics.json; data/README.md explains every field."""
-    facts: dict[str, Any] = {}
     args, history, device = trainer.args, trainer.history, trainer.device
     best = trainer.stopping.best_epoch
     final = best if args.restore_best else len(history)
+    facts: dict[str, Any] = {}
     for kind, epoch in {"best": best, "final": final}.items():
         train_loss, val_loss, accuracy, _ = history[epoch - 1]
         facts |= {f"{kind}_epoch": epoch, f"{kind}_train_loss": train_loss}
         facts |= {f"{kind}_val_loss": val_loss, f"{kind}_val_accuracy": accuracy}
     facts |= {"epochs_run": len(history), "stopped_early": len(history) < args.epochs}
     facts |= {"seconds": sum(row[-1] for row in history), "seed": args.seed}
-    settings = "epochs learning_rate patience min_delta restore_best batch_size seed".split()
-    facts |= {"hyperparameters": {name: getattr(args, name) for name in settings}}
+    names = ("epochs", "restore_best", *SETTINGS)
+    facts |= {"hyperparameters": {name: getattr(args, name) for name in names}}
     for name, table in {"train": trainer.train, "val": trainer.val}.items():
         facts |= {f"{name}_uri": getattr(args, name), f"{name}_rows": len(table.y)}
         facts |= {f"{name}_sha256": table.sha256}
     facts |= {"feature_names": trainer.train.names, "processes": trainer.processes}
     facts |= {"device": device.type, "device_name": device_name(device)}
     facts |= {"python_version": platform.python_version(), "torch_version": str(torch.__version__)}
-    facts |= {"numpy_version": np.__version__, "model_uri": join(args.model_out, "model.pt")}
-    return facts
+    return {**facts, "numpy_version": np.__version__, "model_uri": join(args.model_out, "model.pt")}
 
 
 def fingerprint(data: bytes) -> dict[str, Any]:
@@ -632,13 +642,19 @@ def fingerprint(data: bytes) -> dict[str, Any]:
 
 def write_results(trainer: Trainer, keep: RunLog) -> None:
     folder, facts, model_file = trainer.args.model_out, describe(trainer), io.BytesIO()
-    plain = functools.partial(torch.clone, memory_format=torch.contiguous_format)
-    weights = {name: plain(tensor.cpu()) for name, tensor in trainer.model.state_dict().items()}
+    weights = trainer.model.state_dict()
+    for name, tensor in weights.items():  # a copy of its own, not a part of the one long vector
+        weights[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
     torch.save(weights, model_file)  # not to a path: it would write the file's name into the file
     files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(trainer.history)}
     try:
         for name, data in files.items():
             write_bytes(join(folder, name), data)
+        with contextlib.suppress(ModuleNotFoundError):  # the package cloudml-hypertune
+            tuning = importlib.import_module("hypertune").HyperTune()
+            for name in ("val_loss", "val_accuracy"):
+                value, epoch = facts[f"final_{name}"], facts["final_epoch"]
+                tuning.report_hyperparameter_tuning_metric(name, value, epoch)
         text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}, val_accuracy "
         log.info((text + "{final_val_accuracy:.4f}").format(**facts))
         files["training.log"] = keep.save()  # complete: nothing is printed after this
@@ -647,17 +663,16 @@ def write_results(trainer: Trainer, keep: RunLog) -> None:
     except Stop:
         remove_results(folder)
         raise
-    with contextlib.suppress(ModuleNotFoundError):  # the package cloudml-hypertune
-        tuning = importlib.import_module("hypertune").HyperTune()
-        for name in ("val_loss", "val_accuracy"):
-            value, epoch = facts[f"final_{name}"], facts["final_epoch"]
-            tuning.report_hyperparameter_tuning_metric(name, value, epoch)
 
 
 def verify(folder: str) -> int:
     """Compare the files of a run with metrics.json."""
-    wrong = 0
-    for name, expected in json.loads(read_bytes(join(folder, "metrics.json")))["artifacts"].items():
+    wrong, uri = 0, join(folder, "metrics.json")
+    try:
+        artifacts = dict(json.loads(read_bytes(uri))["artifacts"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Stop(f"{uri} is damaged, or was not written by this script", 1) from error
+    for name, expected in artifacts.items():
         found: dict[str, Any] = {}
         with contextlib.suppress(Absent):
             found = fingerprint(read_bytes(join(folder, name)))
@@ -672,12 +687,7 @@ def train_and_save(args: argparse.Namespace, keep: RunLog) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     trainer = Trainer(args, *load_both(args, device))
-    found = [load_checkpoint(trainer) if args.checkpoint_dir and trainer.rank == 0 else {}]
-    if trainer.processes > 1:
-        dist.broadcast_object_list(found)  # the file may be on the first machine only
-    if found[0]:
-        trainer.restore(found[0])
-        log.info("resumed after epoch %d", len(trainer.history))
+    resume(trainer)
     try:
         fit(trainer)
     except Stop as error:

@@ -60,6 +60,11 @@ def test_and_verify_fails_when_a_file_changed_or_is_gone(case: Case) -> None:
     result = case.trainers.run("--verify", case.place.uri("run"), **case.place.env)
     assert result.code == 1
     assert "[FAIL] model.pt" in result.out and "[FAIL] eval_history.csv" in result.out
+    for damaged in (b"{", b"[]", b'{"artifacts": 3}'):
+        case.place.write("run/metrics.json", damaged)
+        result = case.trainers.run("--verify", case.place.uri("run"), **case.place.env)
+        assert result.code == 1
+        assert result.err.endswith("metrics.json is damaged, or was not written by this script\n")
     case.place.delete("run/metrics.json")
     result = case.trainers.run("--verify", case.place.uri("run"), **case.place.env)
     assert result.code == 2 and "metrics.json" in result.err
@@ -221,6 +226,16 @@ def test_the_file_stays_readable() -> None:
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert max(lengths.values()) <= 50 and lengths["main"] <= 40, lengths
     assert "vertex_local" not in text and "\nfrom ." not in text
+    assert len(statements(text, tree)) <= 550
+
+
+def statements(text: str, tree: ast.Module) -> list[str]:
+    """The lines of a program that are neither empty nor comment nor docstring."""
+    documented = (ast.FunctionDef, ast.ClassDef, ast.Module)
+    nodes = [n for n in ast.walk(tree) if isinstance(n, documented) and ast.get_docstring(n)]
+    docs = {i for n in nodes for i in range(n.body[0].lineno, (n.body[0].end_lineno or 0) + 1)}
+    lines = [line.strip() for i, line in enumerate(text.splitlines(), 1) if i not in docs]
+    return [line for line in lines if line and line[0] != "#"]
 
 
 # ------------------------------------------------------------------------------ /gcs/

@@ -236,6 +236,21 @@ def test_and_a_disk_with_enough_room(local: Case) -> None:
     assert local.trainers.run(*local.argv(), before=full_disk_at(50_000)).code == 0
 
 
+def test_a_disk_that_is_full_keeps_the_checkpoint_before(local: Case) -> None:
+    local.train_well(out="straight", epochs=6)
+    options: dict[str, object] = {"checkpoint_dir": local.place.uri("ck"), "checkpoint_every": 1}
+    local.train_well(epochs=3, **options)
+    argv = local.argv(epochs=6, **options)
+    result = local.trainers.run(*argv, before=full_disk_at(5_000))
+    assert result.code == 2
+    assert result.err.startswith(f"ERROR: cannot write {local.place.uri('ck/checkpoint-')}")
+    assert local.place.list("run") == ["training.log"]
+    assert local.place.list("ck") == ["checkpoint-0.pt"]
+    local.train_well("--resume", epochs=6, **options)
+    assert "resumed after epoch 3" in local.log()
+    assert local.weights() == local.weights("straight")
+
+
 # ------------------------------------------------------------------------------ divergence
 
 
@@ -284,6 +299,10 @@ def test_no_permission(refusing_cloud: str, cloud_trainers: Trainers, tmp_path: 
     case = Case(LocalPlace(tmp_path), cloud_trainers)
     case.place.env = {"STORAGE_EMULATOR_HOST": refusing_cloud}
     refuse(case, "gs://bucket/object", "no permission", train="gs://bucket/object")
+    result = case.run(model_out="gs://bucket/run")
+    assert result.code == 2
+    assert result.err.startswith("ERROR: cannot write gs://bucket/run/training.log: no permission")
+    assert result.out == ""  # before any training
 
 
 def test_no_credentials(cloud_trainers: Trainers, tmp_path: Path) -> None:

@@ -6,22 +6,23 @@ import io
 import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from trainer_cases import RESULTS, SCRIPT, Case, Result, Trainers, arrays, clean_environment, npz
+from trainer_cases import RESULTS, Case, Trainers, arrays, npz
 
 pytest_plugins = ["trainer_fixtures"]
+
+
+IMPORTED = ["torch._dynamo", "torch.distributed.run"]  # what takes long in a job of two processes
 
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Trainers]]:
     """Two warm processes, each of which plays one machine of a job."""
-    started = [Trainers(tmp_path_factory.mktemp("machine"), "torch._dynamo") for _ in range(2)]
+    started = [Trainers(tmp_path_factory.mktemp("machine"), *IMPORTED) for _ in range(2)]
     yield started
     for trainers in started:
         trainers.close()
@@ -50,12 +51,6 @@ def start(machines: list[Trainers], argv: list[object], how: str = "image") -> l
         machine.start(*argv, **vertex_environment(rank, port, how))
         for rank, machine in enumerate(machines)
     ]
-
-
-def on_this_machine(case: Case, argv: list[object], *program: str) -> Result:
-    command = [sys.executable, *program, *(str(arg) for arg in argv)]
-    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def losses(case: Case, out: str) -> list[float]:
@@ -91,26 +86,41 @@ def test_and_another_batch_size_does_not(local: Case) -> None:
     assert losses(local, "other") != pytest.approx(losses(local, "one"), rel=1e-4)
 
 
-def test_torchrun_resumes_what_one_process_began(local: Case) -> None:
+TWO_GPUS = "import torch; torch.cuda.device_count = lambda: 2"
+
+
+def test_a_machine_with_two_gpus_resumes_in_two_processes(
+    local: Case, machines: list[Trainers]
+) -> None:
+    """Only the number of GPUs is made up: torchrun starts two real processes, on the CPU."""
     local.train_well(out="one", **OPTIONS)
     folder = local.place.uri("ck")
     local.train_well(out="two", **{**OPTIONS, "epochs": 5}, checkpoint_dir=folder)
     argv = local.argv("--resume", out="two", checkpoint_dir=folder, **OPTIONS)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT)]
-    result = on_this_machine(local, argv, *torchrun)
+    result = machines[0].run(*argv, before=TWO_GPUS)
     assert result.code == 0, result.err
     assert result.out.count("resumed after epoch 5") == result.out.count("epoch 12/12") == 1
+    assert json.loads(local.place.read("two/metrics.json"))["processes"] == 2
     assert losses(local, "two") == pytest.approx(losses(local, "one"), rel=1e-4)
 
 
-def test_a_machine_with_two_gpus_starts_two_processes(local: Case) -> None:
-    """Only the number of GPUs is made up: the two processes are real, and use the CPU."""
-    program = "import sys, torch, train_nn; torch.cuda.device_count = lambda: 2\n"
-    program += "sys.exit(train_nn.main(sys.argv[1:]))"
-    result = on_this_machine(local, local.argv(train=local.place.uri("missing")), "-c", program)
+def test_and_its_exit_code_is_that_of_the_processes(local: Case, machines: list[Trainers]) -> None:
+    argv = local.argv(train=local.place.uri("missing"))
+    result = machines[0].run(*argv, before=TWO_GPUS)
     assert result.code == 2
     assert result.err.count("ERROR: cannot read") == 2 and "Traceback" not in result.err
     assert local.place.list("run") == ["training.log"]
+
+
+def test_a_checkpoint_that_cannot_be_used_ends_both_machines(
+    local: Case, machines: list[Trainers]
+) -> None:
+    folder = local.place.uri("ck")
+    local.train_well(checkpoint_dir=folder)
+    for running in start(machines, local.argv(checkpoint_dir=folder, seed=1)):
+        result = running.wait()
+        assert result.code == 2 and "--seed was 42, now it is 1" in result.err
+        assert "Traceback" not in result.err
 
 
 def test_sigterm_to_one_machine_stops_both(local: Case, machines: list[Trainers]) -> None:

@@ -199,7 +199,7 @@ class LocalPlace:
 
 
 class BucketPlace:
-    """A bucket of the storage emulator."""
+    """A bucket of local mode's storage."""
 
     def __init__(self, bucket: storage.Bucket, endpoint: str) -> None:
         self.bucket, self.env = bucket, {"STORAGE_EMULATOR_HOST": endpoint}

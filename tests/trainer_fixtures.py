@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import socket
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gcp_storage_emulator.server import create_server
 from google.cloud import storage
 from trainer_cases import BucketPlace, Case, LocalPlace, Trainers
+
+from vertex_local import daemon
+from vertex_local.config import Root
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -28,28 +32,14 @@ def cloud_trainers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer
     started.close()
 
 
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[str]:
-    """The address of a storage emulator."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = create_server("127.0.0.1", port, in_memory=True)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def gcs(
-    emulator: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[BucketPlace]:
-    """A bucket that no other test uses."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
+def gcs(root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketPlace]:
+    """A bucket of local mode's storage that no other test uses."""
+    endpoint = daemon.ensure(root).storage_url
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
     monkeypatch.setenv("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     client = storage.Client(project="test-project")
-    number = sum(1 for _ in client.list_buckets())
-    yield BucketPlace(client.create_bucket(f"trainer-test-{number}"), emulator)
+    yield BucketPlace(client.create_bucket(f"trainer-test-{next(_numbers)}"), endpoint)
     client.close()
 
 
