@@ -270,14 +270,13 @@ def load(uri: str, part: str, device: torch.device) -> Table:
     try:
         # allow_pickle=False: a pickled file can run any program when it is opened.
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            held = file.files
-            found = {key: file[key] for key in (x_key, y_key, "feature_names") if key in held}
+            held = ", ".join(file.files)
+            found = {key: file[key] for key in (x_key, y_key, "feature_names") if key in file}
     except Exception as error:  # a damaged file makes numpy raise errors of many kinds
         pickled = "allow_pickle" in str(error)
         why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
         raise Stop(f"cannot read {uri}: {why} ({error})") from error
-    has_both = x_key in found and y_key in found
-    require(has_both, f"{uri} must hold {x_key} and {y_key}, but it holds {', '.join(held)}")
+    require({x_key, y_key} <= found.keys(), f"{uri} must hold {x_key} and {y_key}; it holds {held}")
     x, y, sha256 = found[x_key], found[y_key], hashlib.sha256(data).hexdigest()
     shapes = f"{uri}: {x_key} has shape {x.shape} and {y_key} {y.shape}"
     require(x.ndim == 2 and y.ndim == 1, f"{shapes}, but must be [rows, features] and [rows]")
@@ -462,11 +461,11 @@ class Trainer:
         grads = [p.grad * self.processes for p in self.adam.parameters if p.grad is not None]
         return self.adam.flat([loss.detach(), *grads])
 
+    @torch.inference_mode()
     def score(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss, summed over the rows, and the number of right answers."""
-        with torch.inference_mode():
-            logits = self.model(x)
-            return torch.stack([criterion(logits, y), ((logits > 0) == y).sum()])
+        logits = self.model(x)
+        return torch.stack([criterion(logits, y), ((logits > 0) == y).sum()])
 
     def epoch(self) -> Tensor:
         """Learn from all rows, then look at the validation rows. Nothing waits for a GPU here.

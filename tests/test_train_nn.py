@@ -226,7 +226,7 @@ def test_the_file_stays_readable() -> None:
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert max(lengths.values()) <= 50 and lengths["main"] <= 40, lengths
     assert "vertex_local" not in text and "\nfrom ." not in text
-    assert len(statements(text, tree)) <= 550
+    assert len(statements(text, tree)) <= 560
 
 
 def statements(text: str, tree: ast.Module) -> list[str]:
