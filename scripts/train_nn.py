@@ -427,12 +427,13 @@ class Trainer:
         self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
         self.made_with |= {"the device": self.device.type}
         self.pool = ThreadPoolExecutor(torch.get_num_threads())
+        torch.set_num_threads(
+            1
+        )  # see sums(); and processes on one machine must not crowd its cores
         self.rank, self.processes, self.turn = 0, 1, 0
         if dist.is_initialized():
             self.rank, self.processes = dist.get_rank(), dist.get_world_size()
             self.ddp = nn.parallel.DistributedDataParallel(self.model)
-        else:
-            torch.set_num_threads(1)  # see sums()
 
     def sums(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         """Add up `function` over pieces of the rows that need little memory and fit into a cache.
@@ -444,7 +445,7 @@ class Trainer:
         size = 8192 if on_cpu else 2**20
         if len(x) <= size:
             return function(x, y)
-        run = self.pool.map if on_cpu and self.processes == 1 else map
+        run = self.pool.map if on_cpu else map
         parts = run(function, torch.split(x, size), torch.split(y, size))
         return functools.reduce(torch.add, parts)
 
