@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -218,6 +219,22 @@ def test_executed_copies_are_kept(run: Run) -> None:
     assert "exit status 3" in (evidence / "failing_shell_command.html").read_text()
     endless = nbformat.read(evidence / "endless_cell.ipynb", as_version=4)
     assert endless.cells[1].outputs[-1].ename == "KeyboardInterrupt"
+
+
+def test_a_worker_keeps_the_copies_outside_its_own_temporary_root(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nnbcheck_kernelspec =")
+    command = [sys.executable, "-m", "pytest", "-pvertex_local.testing", "-pvertex_local.nbcheck"]
+    command += ["-pno:cacheprovider", "--nbval-lax", "-n1", "-c", str(tmp_path / "pytest.ini")]
+    shutil.copy(BROKEN / "missing_kernel.ipynb", tmp_path)
+    finished = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VERTEX_LOCAL_ROOT": str(tmp_path / "root")},
+    )
+    assert finished.returncode == 1
+    assert (tmp_path / "root" / "evidence" / "missing_kernel.html").exists(), finished.stdout
 
 
 def test_unfit_files_get_one_sentence_each(tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(timings, "nbcheck-timings")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist the folder: its own default is inside the session's root."""
+    node.workerinput["nbcheck_evidence"] = node.config.getoption("nbcheck_evidence")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path, parent: Any) -> Generator[None, list[Any], list[Any]]:
     """Put this plugin's collector in the place of nbval's."""
@@ -181,10 +187,12 @@ class NotebookFile(IPyNbFile):  # type: ignore[misc]
     def teardown(self) -> None:
         """Stop the kernel and keep the executed copy."""
         self.session.stop()
-        folder = self.config.getoption("nbcheck_evidence")
+        given = getattr(self.config, "workerinput", vars(self.config.option))
+        folder = given["nbcheck_evidence"]
         if folder:
             try:
-                notebook.save(self.nb, Path(folder) / self.nodeid, self.path.parent)
+                parts = [part for part in Path(self.nodeid).parts if part not in ("..", "/")]
+                notebook.save(self.nb, Path(folder, *parts), self.path.parent)
             except LocalModeError as err:
                 pytest.fail(str(err), pytrace=False)
 
