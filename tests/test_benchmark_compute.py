@@ -96,6 +96,18 @@ def test_an_interrupted_benchmark_goes_on(
     assert measured == again  # nothing is missing any more
 
 
+def test_measured_again_the_faster_line_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, kept in ((5, 5), (3, 3), (4, 3)):
+        result = {"epochs": "4", "epoch_seconds": str(seconds)}
+        found = dict.fromkeys(benchmark_compute.MEASURED, "1") | result
+        monkeypatch.setattr(benchmark_compute, "measure", lambda *_, found=found: found)
+        assert compute(tmp_path, *ALONE, "--again") == 0
+        assert {float(line["epoch_seconds"]) for line in lines(tmp_path)} == {kept}
+    assert len({tuple(line.values()) for line in lines(tmp_path)}) == len(lines(tmp_path))
+
+
 def test_what_needs_too_much_memory_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
