@@ -21,6 +21,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from vertex_local.config import ServerRecord
+from vertex_local.timing import Timings
 
 BROKEN = Path(__file__).parent / "broken"
 
@@ -259,11 +260,7 @@ def test_a_full_disk_for_the_copy_is_one_sentence(run: Run) -> None:
     assert list(run.evidence.glob("*full_disk*")) == []
 
 
-def test_a_budget_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    ini = "[pytest]\nnbcheck_budgets = soon x.ipynb"
-    (tmp_path / "pytest.ini").write_text(ini)
-    command = [sys.executable, "-m", "pytest", "-c", str(tmp_path / "pytest.ini")]
-    command += ["-pvertex_local.nbcheck", str(tmp_path)]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    assert finished.returncode == 4
-    assert "'soon x.ipynb' is not a line `SECONDS PATTERN`" in finished.stderr
+def test_a_budget_that_cannot_be_read_is_refused(pytestconfig: pytest.Config) -> None:
+    with pytest.raises(ValueError, match="'soon x.ipynb' is not a line `SECONDS PATTERN`"):
+        Timings(["60 notebooks/*", "soon x.ipynb"], slowest=5)
+    Timings(pytestconfig.getini("nbcheck_budgets"), slowest=5)  # this project's own
