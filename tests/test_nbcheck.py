@@ -261,6 +261,6 @@ def test_a_full_disk_for_the_copy_is_one_sentence(run: Run) -> None:
 
 
 def test_a_budget_that_cannot_be_read_is_refused(pytestconfig: pytest.Config) -> None:
-    with pytest.raises(ValueError, match="'soon x.ipynb' is not a line `SECONDS PATTERN`"):
+    with pytest.raises(ValueError, match=r"'soon x\.ipynb' is not a line `SECONDS PATTERN`"):
         Timings(["60 notebooks/*", "soon x.ipynb"], slowest=5)
     Timings(pytestconfig.getini("nbcheck_budgets"), slowest=5)  # this project's own
