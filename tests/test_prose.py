@@ -35,7 +35,7 @@ MODULES = {"aiplatform": "google.cloud.aiplatform", "storage": "google.cloud.sto
 MODULES |= {"np": "numpy", "torch": "torch", "costs": "costs", "exercises": "exercises"}
 # Names that a text calls wrong, or that belong to somebody else's program.
 WRONG = {"NVIDIA_A100_40GB"}
-FOREIGN = re.compile(r"(gcloud|gsutil|pip|git|conda|sha256sum|torchrun|python3? -m) ")
+FOREIGN = re.compile(r"(gcloud|gsutil|pytest|pip|git|conda|sha256sum|torchrun|python3? -m) ")
 # What runs write, described in data/README.md.
 WRITTEN = {"eval_history.csv", "task.py"}
 
