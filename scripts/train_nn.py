@@ -427,9 +427,7 @@ class Trainer:
         self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
         self.made_with |= {"the device": self.device.type}
         self.pool = ThreadPoolExecutor(torch.get_num_threads())
-        torch.set_num_threads(
-            1
-        )  # see sums(); and processes on one machine must not crowd its cores
+        torch.set_num_threads(1)  # see sums(); nor must processes crowd the cores of a machine
         self.rank, self.processes, self.turn = 0, 1, 0
         if dist.is_initialized():
             self.rank, self.processes = dist.get_rank(), dist.get_world_size()

@@ -166,7 +166,7 @@ def executed(
         resources={"metadata": {"path": str(clone / "notebooks")}},
     ).execute()
     return {
-        cell.metadata["learner"]: "\n".join(shown(output) for output in cell.outputs)
+        cell.metadata["learner"]: "".join(shown(output) for output in cell.outputs)
         for cell in notebook.cells
         if "learner" in cell.metadata
     }
@@ -174,7 +174,7 @@ def executed(
 
 def shown(output: nbformat.NotebookNode) -> str:
     if output.output_type == "error":
-        return f"{output.ename}: {output.evalue}"
+        return f"{output.ename}: {output.evalue}\n"
     return str(output.get("text", ""))
 
 
