@@ -147,10 +147,10 @@ def test_run_leaves_a_running_local_mode_alone(
 
 
 def test_run_fails_when_a_cell_fails(clone: Path, own_root: Root) -> None:
-    notebook = next((clone / "notebooks").glob("06-*.ipynb"))
-    broken = notebook.read_text().replace('CSV_NAME = \\"titanic_train.csv\\"', "CSV_NAME = gone")
-    assert broken != notebook.read_text()
-    notebook.write_text(broken)
+    path = next((clone / "notebooks").glob("06-*.ipynb"))
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in ("1", "gone", "2")]
+    nbformat.write(notebook, path)
     finished = run_in(clone)
     assert finished.returncode == 1
     assert "failed: NameError: name 'gone' is not defined" in finished.stderr

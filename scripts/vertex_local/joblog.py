@@ -11,9 +11,12 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vertex_local.config import Root
-from vertex_local.replica import Replica
+
+if TYPE_CHECKING:  # it imports the SDK's types, and the kernel must not wait for those
+    from vertex_local.replica import Replica
 
 SERVICE_LOG = "service.log"
 SERVICE, PRIMARY = "service", "workerpool0-0"

@@ -11,13 +11,17 @@ import os
 import sys
 import tempfile
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vertex_local import config, daemon, joblog, mount
 from vertex_local.config import LocalModeError, Root, ServerRecord
 
 NAME = "vertex-local"
+SDK = "google.cloud.aiplatform"
 DISPLAY_NAME = "Python 3 (Vertex AI local mode)"
 
 
@@ -49,16 +53,43 @@ def configure_clients(root: Root, record: ServerRecord) -> None:
     A later `aiplatform.init(project=…, location=…, staging_bucket=…)` keeps what is set here.
     """
     os.environ.update(environment(root, record))
-    from google.cloud import aiplatform
+    if SDK in sys.modules:
+        init_sdk(sys.modules[SDK])
+    elif not any(isinstance(finder, SdkFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, SdkFinder())
+
+
+def init_sdk(aiplatform: Any) -> None:
+    """Tell the SDK what it does not read from the environment."""
     from google.oauth2.credentials import Credentials
 
     aiplatform.init(
         project=config.PROJECT,
         location=config.DEFAULT_REGION,
-        api_endpoint=record.api_url,
+        api_endpoint=os.environ["VERTEX_LOCAL_API"],
         api_transport="rest",
-        credentials=Credentials(token=record.token),
+        credentials=Credentials(token=os.environ["VERTEX_LOCAL_TOKEN"]),
     )
+
+
+class SdkFinder(MetaPathFinder):
+    """Finds the SDK where it is, and has it set up as the last step of its import.
+
+    To import it takes seconds, and a notebook that does without it need not wait for them. It
+    stays in `sys.meta_path`: an import that was interrupted is done again.
+    """
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name == SDK else None
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def execute_and_init(module: ModuleType) -> None:
+                execute(module)
+                init_sdk(module)
+
+            spec.loader.exec_module = execute_and_init  # type: ignore[method-assign]
+        return spec
 
 
 def spec() -> dict[str, Any]:
