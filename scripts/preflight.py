@@ -29,9 +29,7 @@ USAGE = "https://serviceusage.googleapis.com"
 MANIFESTS = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest."
 MANIFESTS += "list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 SECONDS = 20.0  # for one request
-JOB_MINUTES = (
-    5.0  # for the estimate: the lesson's jobs take less, even with pip's work in the image
-)
+JOB_MINUTES = 5.0  # for the estimate: the lesson's jobs take less, even with pip's work
 
 
 class Wrong(Exception):
@@ -79,23 +77,30 @@ def report(plan: Plan) -> bool:
 
 
 def jobs(sources: list[str]) -> list[tuple[str, str | None, str]]:
-    """Return the jobs of the lesson, from the names that its cells give to machines and images.
+    """Return the jobs of a notebook, from the names that its cells give to machines and images.
+
+    A `replica_count=` in the notebook is taken to be that of all its jobs: each replica is a job
+    here, as it needs a machine of its own.
 
     Args:
         sources: the code cells; lines of IPython's own (`!`, `%`) are left out.
     """
     names: dict[str, Any] = {}
+    replicas = 1
     for source in sources:
         plain = [line for line in source.splitlines() if not line.lstrip().startswith(("!", "%"))]
         for node in ast.walk(ast.parse("\n".join(plain))):
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
                 for target in node.targets:
                     names[ast.unparse(target)] = node.value.value
+            if isinstance(node, ast.keyword) and node.arg == "replica_count":
+                written_out = isinstance(node.value, ast.Constant)
+                replicas = int(ast.unparse(node.value)) if written_out else replicas
     found: list[tuple[str, str | None, str]] = []
     for prefix, accelerator in (("", None), ("GPU_", names.get("ACCELERATOR"))):
         if f"{prefix}MACHINE" in names and f"{prefix}IMAGE" in names:
             found.append((names[f"{prefix}MACHINE"], accelerator, names[f"{prefix}IMAGE"]))
-    return found
+    return found * replicas
 
 
 def credentials(plan: Plan) -> Iterator[str]:

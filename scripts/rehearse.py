@@ -36,7 +36,10 @@ from vertex_local import notebook
 from vertex_local.config import LocalModeError, find_root
 
 REPO = Path(__file__).resolve().parents[1]
-NOTEBOOKS = [REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"]
+NOTEBOOKS = [  # those that start jobs
+    REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb",
+    REPO / "notebooks" / "06c-Distributed-training.ipynb",
+]
 KERNEL = "python3"
 RUNNING = re.compile("QUEUED|PENDING|RUNNING|CANCELLING")
 CANCEL_SECONDS = 600.0
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     except google.auth.exceptions.GoogleAuthError:
         credentials = None
     try:
-        jobs = preflight.jobs([text for path in args.notebooks for text in _code(path)])
+        jobs = [job for path in args.notebooks for job in preflight.jobs(_code(path))]
         http = AuthorizedSession(credentials)
         plan = Plan(args.project, args.bucket, args.region, jobs, credentials, http)
         return rehearse(plan, args.notebooks, args.yes)

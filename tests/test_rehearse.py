@@ -225,14 +225,27 @@ def test_each_name_must_be_set_in_one_line() -> None:
     assert copied.cells[0].source == 'A = 1\nB = "it\'s"'
 
 
-def test_the_jobs_of_the_episode_are_found(repo: Path) -> None:
-    found = preflight.jobs(rehearse._code(rehearse.NOTEBOOKS[0]))
-    assert [(machine, accelerator) for machine, accelerator, _ in found] == [
-        ("n1-standard-4", None),
-        ("n1-standard-8", T4),
+def test_the_jobs_of_the_lesson_are_found() -> None:
+    found = [preflight.jobs(rehearse._code(path)) for path in rehearse.NOTEBOOKS]
+    assert [[(machine, accelerator) for machine, accelerator, _ in jobs] for jobs in found] == [
+        [("n1-standard-4", None), ("n1-standard-8", T4)],
+        [("n1-standard-4", None), ("n1-standard-4", None)],  # two replicas of one job
     ]
-    copied = rehearse.notebook.read(rehearse.NOTEBOOKS[0])
-    rehearse.set_names(copied, {"BUCKET_NAME": "b", "LAST_NAME": "rehearsal", "REGION": "r"})
+
+
+def test_every_notebook_with_a_job_can_be_rehearsed(repo: Path) -> None:
+    with_jobs = [
+        path
+        for path in sorted((repo / "notebooks").glob("*.ipynb"))
+        if "aiplatform.CustomTrainingJob(" in path.read_text()
+    ]
+    assert with_jobs == rehearse.NOTEBOOKS
+    for path in with_jobs:
+        copied = rehearse.notebook.read(path)
+        rehearse.set_names(copied, {"BUCKET_NAME": "b", "LAST_NAME": "rehearsal", "REGION": "r"})
+        # By this label the clean-up finds what still runs.
+        jobs = "".join(rehearse._code(path)).split("aiplatform.CustomTrainingJob(\n")[1:]
+        assert jobs and all("labels=" in text.split("\n)")[0] for text in jobs)
 
 
 def test_the_command_hands_its_arguments_on(
