@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import secrets
@@ -89,14 +90,11 @@ def list_resources(
     if not 0 <= page_size <= MAX_PAGE_SIZE:
         raise InvalidArgument(f"page_size must be between 0 and {MAX_PAGE_SIZE}, not {page_size}.")
     matches = compile_filter(expression) if expression else lambda _resource: True
-    found = [each for each in service.store.children(_canonical(parent)) if matches(each)]
-    if page_token:
-        names = [each.name for each in found]
-        if page_token not in names:
-            raise InvalidArgument(f"Invalid page token: {page_token}")
-        found = found[names.index(page_token) + 1 :]
-    page = found[: page_size or DEFAULT_PAGE_SIZE]
-    return page, page[-1].name if len(page) < len(found) else ""
+    found = (each for each in service.store.children(_canonical(parent)) if matches(each))
+    if page_token and not any(each.name == page_token for each in found):  # takes all up to it
+        raise InvalidArgument(f"Invalid page token: {page_token}")
+    page = list(itertools.islice(found, page_size or DEFAULT_PAGE_SIZE))
+    return page, page[-1].name if next(found, None) is not None else ""
 
 
 def delete(service: Service, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -94,14 +95,14 @@ class Store:
             row = self._row("SELECT name, message FROM resources WHERE name = ?", name)
         return _load(*row) if row else None
 
-    def children(self, parent: str) -> list[Resource]:
-        """Return the resources below `parent` (`projects/N/locations/L/KIND`), newest first."""
+    def children(self, parent: str) -> Iterator[Resource]:
+        """Yield the resources below `parent` (`projects/N/locations/L/KIND`), newest first."""
         with self._changed:
             rows = self._db.execute(
                 "SELECT name, message FROM resources WHERE parent = ? ORDER BY number DESC",
                 (parent,),
             ).fetchall()
-        return [_load(*row) for row in rows]
+        return (_load(*row) for row in rows)  # a page needs few of them
 
     def jobs(self, *, active: bool | None = None) -> list[CustomJob]:
         """Return the custom jobs of every region, oldest first; only (in)active ones if asked."""
