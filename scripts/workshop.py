@@ -107,6 +107,9 @@ def lab(browser: bool) -> int:
     """Open the episode in JupyterLab with the local-mode kernel already chosen."""
     install()
     was_running = is_running()
+    # Not left to the kernel: a server that it is just starting would outlive an early Ctrl-C.
+    if not was_running and vertex_local("up"):
+        return 1
     port, token = free_port(), secrets.token_urlsafe(24)
     address = f"http://127.0.0.1:{port}"
     jupyter = subprocess.Popen(
