@@ -7,7 +7,9 @@ snake_case keys, in which every number is a float.
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import proto
@@ -37,10 +39,18 @@ def parse(kind: type[Message], body: bytes) -> Message:
     return message
 
 
-def render(message: proto.Message, numeric_enums: bool) -> dict[str, Any]:
-    """Return `message` as a JSON-ready dict, enums as numbers or as names."""
+def render(message: proto.Message, numeric_enums: bool) -> Mapping[str, Any]:
+    """Return `message` as JSON-ready, enums as numbers or as names."""
+    kind: Any = type(message)
+    return _rendered(kind, kind.serialize(message), numeric_enums)
+
+
+@functools.lru_cache(maxsize=2000)  # most jobs of a list have ended, and will not change again
+def _rendered(
+    kind: type[proto.Message], serialised: bytes, numeric_enums: bool
+) -> Mapping[str, Any]:
     content: dict[str, Any] = json_format.MessageToDict(
-        type(message).pb(message), use_integers_for_enums=numeric_enums
+        kind.pb(kind.deserialize(serialised)), use_integers_for_enums=numeric_enums
     )
     return content
 
