@@ -56,7 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         assert record is not None  # it has just been started
         try:
             print(f"server start, imports included: {started:.2f} s")
-            imports = seconds(lambda: run(sys.executable, "-c", "import vertex_local.server"))
+            imports = seconds(
+                lambda: run(
+                    sys.executable, "-c", "import vertex_local.messages, vertex_local.server"
+                )
+            )
             print(f"  of which imports about {imports:.2f} s")
             kernel.configure_clients(root, record)
             job_against_script(turns)

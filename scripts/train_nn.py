@@ -607,7 +607,7 @@ def history_csv(history: list[list[float]]) -> bytes:
 
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return str(torch.cuda.get_device_name(device))
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
         for name in re.findall(r"model name\s*: (.*)", file.read()):
             return str(name)

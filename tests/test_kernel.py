@@ -44,6 +44,14 @@ def test_the_kernel_does_not_wait_for_the_sdk(server: ServerRecord) -> None:
     assert python(f"{POINT}print([m for m in sys.modules if 'aiplatform' in m])") == ["[]"]
 
 
+def test_nor_does_a_command_or_the_server_wait_for_the_clients(server: ServerRecord) -> None:
+    clients = "print(any('aiplatform_v1.services' in m for m in sys.modules))"
+    command = f"from vertex_local import cli\nsys.argv[1:] = ['status']\ncli.main()\n{clients}"
+    shown = python(command)
+    assert shown[0].startswith("Local mode for") and shown[-1] == "False"
+    assert python(f"import vertex_local.store\n{clients}") == ["True"]
+
+
 def test_the_sdk_talks_to_local_mode_whoever_imports_it(server: ServerRecord) -> None:
     shown = python(f"{POINT}{INTERRUPTED}import vertexai\nprint(where())")
     assert shown == [server.api_url]

@@ -1,24 +1,24 @@
 """The episode in the hands of learners: exercises before and after, and the common mistakes.
 
-One execution in local mode serves all tests here. The notebook is the project's own, with cells
-added where a learner would type: each exercise's solution and its check once more, the ways around
-a refused image, and mistakes.
+One execution, by `workshop.py run`, serves all tests here. The notebook is the project's own, with
+cells added where a learner would type: each exercise's solution and its check once more, the ways
+around a refused image, and mistakes.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import pytest
-from google.cloud import storage
-from nbclient import NotebookClient
+from clones import make_clone, run_lesson
 
-from vertex_local import kernel
-from vertex_local.config import ServerRecord
+from vertex_local import daemon
+from vertex_local.config import Root
 
 NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -31,8 +31,6 @@ LEFT_OUT = (
     "one =",
     '!"{sys.executable}" "{SCRIPT}" --verify',
     "def read_history",
-    "gpu_job =",
-    "list_folder(GPU",
     "shown =",
     "gpu_history =",
     "from sklearn.metrics",
@@ -45,6 +43,8 @@ SHOWN = {
     "for mine": r"PIPELINE_STATE_SUCCEEDED DOE_pytorch_nn_\d",
     "archives =": r"^Deleted [1-9]\d* archives; the bucket now holds:\n(?!(.|\n)*vertex_staging)",
 }
+
+FOUR = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
 
 Cells = list[nbformat.NotebookNode]
 
@@ -150,21 +150,33 @@ def episode(repo: Path) -> nbformat.NotebookNode:
     return nbformat.read(repo / "notebooks" / NAME, as_version=4)
 
 
+@dataclass(frozen=True)
+class Run:
+    """`workshop.py run`: its root, the file that was in the way, and what it printed."""
+
+    root: Root
+    precious: Path
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def executed(
-    repo: Path, server: ServerRecord, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def run(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("learners")
+    clone, root = make_clone(repo, folder / "clone"), Root(folder / "root")
+    path = clone / "notebooks" / NAME
+    nbformat.write(with_learners(nbformat.read(path, as_version=4)), path)
+    precious = root.buckets / "mine" / "thesis.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    finished = run_lesson(clone, root.path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return Run(root, precious, finished.stdout)
+
+
+@pytest.fixture(scope="module")
+def executed(run: Run) -> dict[str, str]:
     """What each learner's cell showed: its printed text, or its error's name and message."""
-    clone = tmp_path_factory.mktemp("clone")
-    for folder in ("data", "notebooks", "scripts"):
-        shutil.copytree(repo / folder, clone / folder, ignore=shutil.ignore_patterns("work"))
-    notebook = with_learners(nbformat.read(clone / "notebooks" / NAME, as_version=4))
-    NotebookClient(
-        notebook,
-        kernel_name=kernel.NAME,
-        timeout=300,
-        resources={"metadata": {"path": str(clone / "notebooks")}},
-    ).execute()
+    notebook = nbformat.read(run.root.path / "executed" / NAME, as_version=4)
     return {
         cell.metadata["learner"]: "".join(shown(output) for output in cell.outputs)
         for cell in notebook.cells
@@ -176,6 +188,30 @@ def shown(output: nbformat.NotebookNode) -> str:
     if output.output_type == "error":
         return f"{output.ename}: {output.evalue}\n"
     return str(output.get("text", ""))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_run_shows_both_folders_and_leaves_no_server(run: Run) -> None:
+    folders = sorted(run.root.buckets.glob("doe-titanic/artifacts/pytorch/*"))
+    for folder, name in zip(folders, ("CPU", "GPU"), strict=True):
+        assert files(folder) == FOUR
+        metrics = json.loads((folder / "metrics.json").read_text())
+        line = f"{name} job: validation accuracy {metrics['final_val_accuracy']:.4f}, ran on: "
+        assert line + metrics["device"] in run.printed
+        assert str(folder) in run.printed
+    assert re.search(r"^Elapsed: \d+ s$", run.printed, re.MULTILINE)
+    assert files(run.root.path / "executed") == [NAME.replace(".ipynb", ".html"), NAME]
+    assert daemon.find(run.root) is None
+
+
+def test_the_run_sets_aside_what_was_there(run: Run) -> None:
+    kept = re.search(r"earlier sessions are kept in (\S+)", run.printed)
+    assert kept is not None and not run.precious.exists()
+    precious = Path(kept[1]) / run.precious.relative_to(run.root.path)
+    assert precious.read_text() == "precious"
 
 
 def test_there_are_six_exercises_and_two_more(episode: nbformat.NotebookNode) -> None:
@@ -202,13 +238,8 @@ def test_each_check_is_red_for_the_starter_and_green_for_the_solution(
 
 
 @pytest.mark.parametrize("folder", ["own-image", "own-container"])
-def test_both_ways_around_a_refused_image_leave_the_four_files(
-    executed: dict[str, str], folder: str
-) -> None:
-    prefix = f"artifacts/pytorch/{folder}/"
-    names = [blob.name for blob in storage.Client().list_blobs("doe-titanic", prefix=prefix)]
-    four = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
-    assert names == [prefix + name for name in four]
+def test_both_ways_around_a_refused_image_leave_the_four_files(run: Run, folder: str) -> None:
+    assert files(run.root.buckets / "doe-titanic" / "artifacts" / folder) == FOUR
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

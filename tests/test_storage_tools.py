@@ -75,9 +75,9 @@ def test_gsutil(shell: Shell, bucket: storage.Bucket, tmp_path: Path) -> None:
     (tmp_path / "dir" / "sub").mkdir(parents=True)
     (tmp_path / "dir" / "sub" / "2.txt").write_text("two")
     url = f"gs://{bucket.name}"
-    done = shell(f"gsutil -m cp -r dir {url}\ngsutil -m ls {url}/dir/sub\ngsutil du -s {url}")
+    done = shell(f"gsutil -m cp -r dir {url}\ngsutil ls -l {url}/dir/sub")
     assert done.returncode == 0, done.stderr
-    assert f"{url}/dir/sub/2.txt" in done.stdout and "3 " in done.stdout
+    assert f"{url}/dir/sub/2.txt" in done.stdout and "1 objects, 3 bytes" in done.stdout
     half = shell(f"mkdir back; gsutil -m cp {url}/dir/sub/*.txt {url}/none back/")
     assert half.returncode != 0 and "matched no objects" in half.stderr
     assert (tmp_path / "back" / "2.txt").read_text() == "two"

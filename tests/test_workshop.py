@@ -1,4 +1,7 @@
-"""`workshop.py` as a newcomer types it, and what it says when something is in the way."""
+"""`workshop.py` as a newcomer types it, and what it says when something is in the way.
+
+`run`, when all goes well, is tested in test_learners.py.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import json
 import os
 import re
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +17,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from clones import LIMIT_SECONDS, make_clone, run_lesson
 
 from vertex_local import daemon
 from vertex_local.config import Root
-
-LIMIT_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -60,82 +61,6 @@ def test_it_needs_only_the_standard_library(script: Path) -> None:
     assert set(modules) <= set(sys.stdlib_module_names)
 
 
-@pytest.fixture
-def clone(installed: None, repo: Path, tmp_path: Path) -> Path:
-    """A copy of the project as it is now: other tests execute the same notebooks at this moment."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=repo,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in names:
-        target = tmp_path / "clone" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(repo / name, target)
-    (tmp_path / "clone" / ".venv").symlink_to(repo / ".venv")
-    return tmp_path / "clone"
-
-
-def run_in(clone: Path) -> subprocess.CompletedProcess[str]:
-    """`workshop.py run` in a clone that has the environment of the original."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(clone / 'scripts')!r}); import workshop; "
-        "workshop.is_installed = lambda: True; sys.exit(workshop.main(['run']))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_SECONDS
-    )
-
-
-# Cells on which the two jobs do not depend; that every cell works is tested elsewhere.
-ASIDE = ("%%time", "for path in", '!"{sys.exec', "second =", "one =", "third =", "print(exercises")
-ASIDE += ("colleague_job =", "print(bucket.blob", "def read_history", "gpu_history =")
-
-
-def leave_out_what_is_aside(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    script = next(c for c in notebook.cells if c.source.startswith("%%time"))
-    path_line = next(line for line in script.source.splitlines() if line.startswith("SCRIPT ="))
-    kept = [cell for cell in notebook.cells if not cell.source.startswith(ASIDE)]
-    start = next(i for i, cell in enumerate(kept) if cell.source.startswith("RUN_ID ="))
-    kept[start].source = f"{path_line}\n{kept[start].source}"
-    notebook.cells = kept
-    nbformat.write(notebook, path)
-
-
-def test_run_executes_the_lesson_and_shows_what_it_made(clone: Path, own_root: Root) -> None:
-    leave_out_what_is_aside(next((clone / "notebooks").glob("06-*.ipynb")))
-    own_root.create()
-    old = own_root.buckets / "mine" / "thesis.txt"
-    old.parent.mkdir()
-    old.write_text("precious")
-
-    finished = run_in(clone)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    kept = re.search(r"earlier sessions are kept in (\S+)", finished.stdout)
-    assert kept is not None
-    assert (Path(kept[1]) / "buckets" / "mine" / "thesis.txt").read_text() == "precious"
-
-    runs = sorted(own_root.buckets.glob("doe-titanic/artifacts/pytorch/*"))
-    assert len(runs) == 2
-    for folder, name in zip(runs, ("CPU", "GPU"), strict=True):
-        assert sorted(path.name for path in folder.iterdir()) == [
-            "eval_history.csv",
-            "metrics.json",
-            "model.pt",
-            "training.log",
-        ]
-        metrics = json.loads((folder / "metrics.json").read_text())
-        line = f"{name} job: validation accuracy {metrics['final_val_accuracy']:.4f}, ran on: "
-        assert line + metrics["device"] in finished.stdout
-        assert str(folder) in finished.stdout
-    assert re.search(r"^Elapsed: \d+ s$", finished.stdout, re.MULTILINE)
-    assert len(list((own_root.path / "executed").glob("06-*"))) == 2  # the notebook and its HTML
-    assert daemon.find(own_root) is None
-
-
 def test_run_leaves_a_running_local_mode_alone(
     installed: None, script: Path, own_root: Root
 ) -> None:
@@ -146,12 +71,13 @@ def test_run_leaves_a_running_local_mode_alone(
     assert daemon.find(own_root) == record
 
 
-def test_run_fails_when_a_cell_fails(clone: Path, own_root: Root) -> None:
+def test_run_fails_when_a_cell_fails(repo: Path, tmp_path: Path, own_root: Root) -> None:
+    clone = make_clone(repo, tmp_path / "clone")
     path = next((clone / "notebooks").glob("06-*.ipynb"))
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [nbformat.v4.new_code_cell(code) for code in ("1", "gone", "2")]
     nbformat.write(notebook, path)
-    finished = run_in(clone)
+    finished = run_lesson(clone, own_root.path)
     assert finished.returncode == 1
     assert "failed: NameError: name 'gone' is not defined" in finished.stderr
     assert "CPU job" not in finished.stdout

@@ -18,7 +18,9 @@ from vertex_local.lock import AlreadyServed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command; return its exit status. Without `argv`, this process is all its own."""
+    if argv is None:
+        import vertex_local.messages  # noqa: F401
     args = _parser().parse_args(argv)
     command: Callable[[Root, argparse.Namespace], int] = args.command
     try:
