@@ -53,6 +53,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 log = logging.getLogger("train_nn")
 sigterm = threading.Event()  # set when this process is asked to end
@@ -314,34 +315,32 @@ criterion = nn.BCEWithLogitsLoss(reduction="sum")
 
 
 class Adam:
-    """Algorithm 1 of Kingma & Ba (2015), with all weights in one long vector.
+    """torch.optim.Adam, called as a function: in your own work take the class.
 
-    In your own work take torch.optim.Adam: it computes the same. But this model is so small that
-    most of the time would go into starting many small operations, and the first torch.optim
-    optimizer of a process imports PyTorch's compiler, which takes longer than this training.
+    Both compute the same. But the first optimizer object of a process imports PyTorch's compiler,
+    which takes longer than this training.
     """
 
     def __init__(self, model: nn.Module, learning_rate: float) -> None:
         self.learning_rate, self.parameters = learning_rate, list(model.parameters())
-        self.weights = self.flat([p.detach() for p in self.parameters])
-        parts = torch.split(self.weights, [p.numel() for p in self.parameters])
-        for parameter, part in zip(self.parameters, parts, strict=True):
-            parameter.data = part.view(parameter.shape[::-1]).t()  # now a view of weights
+        # One vector for all numbers of a kind, to be copied or saved at once; the rest are views.
+        self.weights = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        self.steps = 0
+        self.steps = self.weights.new_zeros(len(self.parameters))
+        for parameter, part in zip(self.parameters, self.parts(self.weights), strict=True):
+            parameter.data = part
+        moments = self.parts(self.mean), self.parts(self.square)
+        self.state: list[list[Tensor]] = [*moments, [], list(self.steps)]
 
-    def flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        """One vector, matrices transposed: the gradient of a layer with few inputs is then fast."""
-        return torch.cat([tensor.t().reshape(-1) for tensor in tensors])
+    def parts(self, vector: Tensor) -> list[Tensor]:
+        pieces = vector.split([p.numel() for p in self.parameters])
+        return [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        self.steps += 1
-        self.mean.lerp_(gradient, 1 - beta1)
-        self.square.lerp_(gradient.square(), 1 - beta2)
-        spread = self.square.sqrt().div_(math.sqrt(1 - beta2**self.steps)).add_(1e-8)
-        step_size = self.learning_rate / (1 - beta1**self.steps)
-        self.weights.addcdiv_(self.mean, spread, value=-step_size)
+    def step(self, gradient: list[Tensor]) -> None:
+        usual = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+        usual |= {"amsgrad": False, "maximize": False, "fused": True}
+        adam(self.parameters, gradient, *self.state, lr=self.learning_rate, **usual)
 
 
 @dataclass
@@ -433,8 +432,10 @@ class Trainer:
         if dist.is_initialized():
             self.rank, self.processes = dist.get_rank(), dist.get_world_size()
             self.ddp = nn.parallel.DistributedDataParallel(self.model)
+        self.mine = slice(self.rank, None, self.processes)  # this process's part of any rows
+        self.my_val = val.x[self.mine], val.y[self.mine]
 
-    def sums(self, function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    def sums(self, function: Callable[..., list[Tensor]], x: Tensor, y: Tensor) -> list[Tensor]:
         """Add up `function` over pieces of the rows that need little memory and fit into a cache.
 
         Each piece is computed on one thread, and they are added in order: so the number of threads
@@ -445,35 +446,35 @@ class Trainer:
         if len(x) <= size:
             return function(x, y)
         run = self.pool.map if on_cpu else map
-        parts = run(function, torch.split(x, size), torch.split(y, size))
-        return functools.reduce(torch.add, parts)
+        results = run(function, torch.split(x, size), torch.split(y, size))
+        return [functools.reduce(torch.add, column) for column in zip(*results, strict=True)]
 
-    def gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, summed over the rows, and behind it its gradient."""
+    def gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
+        """The loss, summed, and what these rows add to the gradient of the mean over `rows`."""
         loss = criterion(self.model(x), y)
-        return self.adam.flat([loss.detach(), *torch.autograd.grad(loss, self.adam.parameters)])
+        return [loss.detach(), *torch.autograd.grad(loss / rows, self.adam.parameters)]
 
-    def shared_gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """The same when this process has only a part of the rows."""
+    def shared_gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
+        """The same, but the gradient that all processes found together."""
         self.ddp.zero_grad()
         loss = criterion(self.ddp(x), y)
-        loss.backward()  # here DistributedDataParallel averages .grad over the processes
-        grads = [p.grad * self.processes for p in self.adam.parameters if p.grad is not None]
-        return self.adam.flat([loss.detach(), *grads])
+        # Here DistributedDataParallel averages .grad over the processes: we want the sum.
+        (loss / rows * self.processes).backward()
+        return [loss.detach(), *(p.grad for p in self.adam.parameters if p.grad is not None)]
 
     @torch.inference_mode()
-    def score(self, x: Tensor, y: Tensor) -> Tensor:
+    def score(self, x: Tensor, y: Tensor) -> list[Tensor]:
         """The loss, summed over the rows, and the number of right answers."""
         logits = self.model(x)
-        return torch.stack([criterion(logits, y), ((logits > 0) == y).sum()])
+        return [criterion(logits, y), ((logits > 0) == y).sum(dtype=logits.dtype)]
 
-    def epoch(self) -> Tensor:
-        """Learn from all rows, then look at the validation rows. Nothing waits for a GPU here.
+    def epoch(self) -> tuple[float, float, float, bool]:
+        """Learn from all rows, then look at the validation rows; a GPU is waited for at the end.
 
-        Returns three sums over this process's rows: training loss, validation loss, right answers.
+        Returns sums over all rows: training loss, validation loss, right answers; and whether to
+        leave, since SIGTERM has reached one of the processes.
         """
-        losses, mine = [], slice(self.rank, None, self.processes)
-        x, y, size = self.train.x, self.train.y, self.args.batch_size
+        losses, x, y, size = [], self.train.x, self.train.y, self.args.batch_size
         batches: Iterable[tuple[Tensor, Tensor]] = [(x, y)]
         if size:
             order = torch.randperm(len(y), generator=self.shuffle, device=self.device)
@@ -481,13 +482,17 @@ class Trainer:
             batches = zip(torch.split(x, size), torch.split(y, size), strict=True)
         for x, y in batches:
             if self.processes > 1:
-                result = self.shared_gradient(x[mine], y[mine])
+                loss, *gradient = self.shared_gradient(x[self.mine], y[self.mine], len(y))
             else:
-                result = self.sums(self.gradient, x, y)
-            losses.append(result[0])
-            self.adam.step(result[1:].div_(len(y)))
-        loss = torch.stack(losses).sum(0, keepdim=True, dtype=torch.float64)
-        return torch.cat([loss, self.sums(self.score, self.val.x[mine], self.val.y[mine])])
+                loss, *gradient = self.sums(functools.partial(self.gradient, rows=len(y)), x, y)
+            self.adam.step(gradient)
+            losses.append(loss)
+        scores = self.sums(self.score, *self.my_val)
+        found = torch.stack([y.new_full((), sigterm.is_set()), *scores, *losses])
+        if self.processes > 1:
+            dist.all_reduce(found)  # each process has its part; if one must leave, all do
+        leave, val_loss, right, *train_losses = found.tolist()
+        return sum(train_losses), val_loss, right, leave > 0
 
 
 def fit(trainer: Trainer) -> None:
@@ -502,11 +507,7 @@ def fit(trainer: Trainer) -> None:
             bar = importlib.import_module("tqdm").tqdm(total=args.epochs, initial=len(history))
     while len(history) < args.epochs and not stopping.should_stop():
         epoch, start = len(history) + 1, time.perf_counter()
-        sums = trainer.epoch()
-        sums = torch.cat([sums, sums.new_tensor([sigterm.is_set()])])
-        if trainer.processes > 1:
-            dist.all_reduce(sums)  # each process has its part; if one must leave, all do
-        train_sum, val_sum, right, leave = sums.tolist()  # here a GPU is waited for
+        train_sum, val_sum, right, leave = trainer.epoch()
         train_loss = train_sum / len(trainer.train.y)
         val_loss, accuracy = val_sum / len(trainer.val.y), right / len(trainer.val.y)
         history.append([train_loss, val_loss, accuracy, time.perf_counter() - start])
@@ -590,7 +591,7 @@ def resume(trainer: Trainer) -> None:
     if state:
         for vector, saved in zip(trainer.vectors, state["vectors"], strict=True):
             vector.copy_(saved)
-        trainer.adam.steps = state["steps"]
+        trainer.adam.steps.copy_(state["steps"])
         trainer.shuffle.set_state(state["shuffle"])
         trainer.stopping = EarlyStopping(**state["stopping"])
         trainer.history = state["history"].tolist()
