@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,25 +97,33 @@ def test_checkpoints_come_as_often_as_asked(local: Case) -> None:
 # ------------------------------------------------------------------------------ being killed
 
 
+def saved(folder: Path) -> dict[str, int]:
+    """When each checkpoint was written; none of those that are just being replaced."""
+    found = {}
+    for path in folder.glob("*.pt"):
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_mtime_ns
+    return found
+
+
 def test_killed_at_random_moments_it_ends_the_same(local: Case) -> None:
     options: dict[str, object] = {"epochs": 60, "checkpoint_every": 1, **BATCHES}
-    start = time.monotonic()
     local.train_well(out="straight", **options)
-    whole = time.monotonic() - start
-    generator, killed, resumed = random.Random(1), 0, set()
-    options["checkpoint_dir"] = local.place.uri("ck")
-    while True:
-        running = local.start(out="killed", **options)
-        time.sleep(generator.uniform(0, whole / 3))
-        if killed < 25:
-            running.kill()
+    folder, generator = Path(local.place.uri("ck")), random.Random(1)
+    killed, resumed, result = 0, set(), None
+    while not result or result.code:
+        running = local.start(out="killed", checkpoint_dir=folder, **options)
+        for _ in range(generator.randrange(10)):  # so many checkpoints later; 0: as it starts
+            before = saved(folder)
+            while saved(folder) == before and not running.ended():
+                time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.01))
+        running.kill()
         result = running.wait()
         if "resumed after epoch" in result.out:
             resumed.add(result.out.partition("resumed after epoch ")[2].split()[0])
-        if result.code == 0:
-            break
-        assert result.code == -signal.SIGKILL
-        killed += 1
+        assert result.code in (0, -signal.SIGKILL)
+        killed += result.code != 0
     assert killed >= 5 and len(resumed) >= 3, (killed, resumed)
     assert same_results(local, "straight", "killed")
     assert local.trainers.run("--verify", local.place.uri("killed")).code == 0

@@ -92,11 +92,13 @@ class Running:
         if self.result is None:
             os.kill(self.pid, number)
 
+    def ended(self) -> bool:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
     def wait_for(self, text: str) -> None:
         """Wait until it has printed `text`."""
         while not self.output[0].exists() or text not in self.output[0].read_text():
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            assert state != "Z", f"it ended before: {self.wait()}"
+            assert not self.ended(), f"it ended before: {self.wait()}"
             time.sleep(0.005)
 
 
