@@ -112,7 +112,7 @@ def mutants(notebook: nbformat.NotebookNode) -> Iterator[Mutant]:
 
 
 class ChangeNumber(ast.NodeTransformer):
-    """Adds 1 to the first number."""
+    """Adds 1 to the first number, or doubles it where that is more."""
 
     done = False
 
@@ -120,7 +120,7 @@ class ChangeNumber(ast.NodeTransformer):
         """Change the number, if this is the first."""
         if not self.done and type(node.value) in (int, float):
             self.done = True
-            return ast.Constant(node.value + 1)
+            return ast.Constant(max(node.value + 1, 2 * node.value))
         return node
 
 

@@ -8,6 +8,7 @@ around a refused image, and mistakes.
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,11 +39,15 @@ LEFT_OUT = (
 
 # Nothing in the episode depends on these cells, so what they show is checked here.
 SHOWN = {
-    "print(costs.estimate": r"^About \$.*n1-standard-4.*\nAbout \$.*NVIDIA_TESLA_T4",
+    "import sys": rf"^Python {platform.python_version()}\n(\[OK\]      \S+ \d\S*\n)+$",
+    "print(costs.estimate": r"^About \$.*n1-standard-4 for 2\.0 min.*\n"
+    r"About \$.*n1-standard-8 with 1 × NVIDIA_TESLA_T4 for 2\.0 min",
     "pipeline =": r"PIPELINE_STATE_SUCCEEDED\nCustomJob: .*JOB_STATE_SUCCEEDED\nRan for 0:0",
     "for mine": r"PIPELINE_STATE_SUCCEEDED DOE_pytorch_nn_\d",
     "archives =": r"^Deleted [1-9]\d* archives; the bucket now holds:\n(?!(.|\n)*vertex_staging)",
 }
+
+UPLOAD = 'for name in ["train_data.npz"'
 
 FOUR = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
 
@@ -139,7 +144,7 @@ def with_learners(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cells += notebook.cells[index : index + 1]
     cells = [cell for cell in cells if not cell.source.startswith(LEFT_OUT)]
     for cell in cells:
-        for start in ("colleague_job =", "print(bucket.blob(", *SHOWN):
+        for start in ("colleague_job =", "print(bucket.blob(", UPLOAD, *SHOWN):
             if cell.source.startswith(start):
                 cell.metadata["learner"] = start
     return nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
@@ -201,6 +206,7 @@ def test_the_run_shows_both_folders_and_leaves_no_server(run: Run) -> None:
         metrics = json.loads((folder / "metrics.json").read_text())
         line = f"{name} job: validation accuracy {metrics['final_val_accuracy']:.4f}, ran on: "
         assert line + metrics["device"] in run.printed
+        assert metrics["processes"] == 1  # the lesson rents one machine for each
         assert str(folder) in run.printed
     assert re.search(r"^Elapsed: \d+ s$", run.printed, re.MULTILINE)
     assert files(run.root.path / "executed") == [NAME.replace(".ipynb", ".html"), NAME]
@@ -259,6 +265,13 @@ def test_a_cell_on_which_nothing_depends_shows_what_it_should(
     executed: dict[str, str], cell: str
 ) -> None:
     assert re.search(SHOWN[cell], executed[cell]), executed[cell]
+
+
+def test_the_list_of_the_bucket_adds_up(executed: dict[str, str]) -> None:
+    *lines, total = executed[UPLOAD].splitlines()
+    sizes = [int(line.split()[0].replace(",", "")) for line in lines]
+    assert len(sizes) == 4  # the passengers, two files of arrays, the preprocessing
+    assert total == f"Total: {sum(sizes) / 1e6:.3f} MB in {len(sizes)} objects"
 
 
 def test_a_typing_error_in_the_image_is_shown_below_the_cell(executed: dict[str, str]) -> None:
