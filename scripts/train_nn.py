@@ -53,6 +53,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.adam import adam
 
 log = logging.getLogger("train_nn")
@@ -323,24 +324,16 @@ class Adam:
 
     def __init__(self, model: nn.Module, learning_rate: float) -> None:
         self.learning_rate, self.parameters = learning_rate, list(model.parameters())
-        # One vector for all numbers of a kind, to be copied or saved at once; the rest are views.
-        self.weights = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        # One vector, of which the parameters are views: all weights are copied or saved at once.
+        self.weights = parameters_to_vector(self.parameters).detach()
+        vector_to_parameters(self.weights, self.parameters)
         self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        self.steps = self.weights.new_zeros(len(self.parameters))
-        for parameter, part in zip(self.parameters, self.parts(self.weights), strict=True):
-            parameter.data = part
-        moments = self.parts(self.mean), self.parts(self.square)
-        self.state: list[list[Tensor]] = [*moments, [], list(self.steps)]
+        self.steps = self.weights.new_zeros(())
 
-    def parts(self, vector: Tensor) -> list[Tensor]:
-        pieces = vector.split([p.numel() for p in self.parameters])
-        return [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
-
-    @torch.no_grad()
-    def step(self, gradient: list[Tensor]) -> None:
+    def step(self, gradient: Tensor) -> None:
         usual = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-        usual |= {"amsgrad": False, "maximize": False, "fused": True}
-        adam(self.parameters, gradient, *self.state, lr=self.learning_rate, **usual)
+        usual |= {"lr": self.learning_rate, "amsgrad": False, "maximize": False, "fused": True}
+        adam([self.weights], [gradient], [self.mean], [self.square], [], [self.steps], **usual)
 
 
 @dataclass
@@ -452,7 +445,8 @@ class Trainer:
     def gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
         """The loss, summed, and what these rows add to the gradient of the mean over `rows`."""
         loss = criterion(self.model(x), y)
-        return [loss.detach(), *torch.autograd.grad(loss / rows, self.adam.parameters)]
+        gradient = torch.autograd.grad(loss / rows, self.adam.parameters)
+        return [loss.detach(), parameters_to_vector(gradient)]
 
     def shared_gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
         """The same, but the gradient that all processes found together."""
@@ -460,7 +454,8 @@ class Trainer:
         loss = criterion(self.ddp(x), y)
         # Here DistributedDataParallel averages .grad over the processes: we want the sum.
         (loss / rows * self.processes).backward()
-        return [loss.detach(), *(p.grad for p in self.adam.parameters if p.grad is not None)]
+        gradient = [p.grad for p in self.adam.parameters if p.grad is not None]
+        return [loss.detach(), parameters_to_vector(gradient)]
 
     @torch.inference_mode()
     def score(self, x: Tensor, y: Tensor) -> list[Tensor]:
@@ -482,9 +477,9 @@ class Trainer:
             batches = zip(torch.split(x, size), torch.split(y, size), strict=True)
         for x, y in batches:
             if self.processes > 1:
-                loss, *gradient = self.shared_gradient(x[self.mine], y[self.mine], len(y))
+                loss, gradient = self.shared_gradient(x[self.mine], y[self.mine], len(y))
             else:
-                loss, *gradient = self.sums(functools.partial(self.gradient, rows=len(y)), x, y)
+                loss, gradient = self.sums(functools.partial(self.gradient, rows=len(y)), x, y)
             self.adam.step(gradient)
             losses.append(loss)
         scores = self.sums(self.score, *self.my_val)
