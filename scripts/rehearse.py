@@ -32,8 +32,8 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import aiplatform, storage
 from preflight import Plan
 
-from vertex_local import notebook
 from vertex_local.config import LocalModeError, find_root
+from vertex_local.notebooks import notebook
 
 REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = [  # those that start jobs

@@ -7,8 +7,8 @@ from datetime import date
 import pytest
 from google.cloud.aiplatform_v1.types import AcceleratorType, MachineSpec
 
-from vertex_local import images, machines
 from vertex_local.errors import InvalidArgument
+from vertex_local.jobs import images, machines
 
 FIELD = "job_spec.worker_pool_specs[0].machine_spec"
 

@@ -18,8 +18,9 @@ from google.cloud.aiplatform_v1.types import ContainerSpec, PythonPackageSpec, W
 from nbclient import NotebookClient
 from test_containers import MACHINE, container_job
 
-from vertex_local import command, doctor, kernel, mount
+from vertex_local import doctor, kernel, mount
 from vertex_local.config import Root, ServerRecord
+from vertex_local.jobs import command
 
 NOBODY = 65534
 JOB = """

@@ -21,7 +21,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from vertex_local.config import ServerRecord
-from vertex_local.timing import Timings
+from vertex_local.notebooks.timing import Timings
 
 BROKEN = Path(__file__).parent / "broken"
 
@@ -74,7 +74,7 @@ class Run:
 
 FULL_DISK = """
 import errno
-from vertex_local import notebook
+from vertex_local.notebooks import notebook
 
 really_replace = notebook.replace
 

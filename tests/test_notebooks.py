@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vertex_local.notebook import save
+from vertex_local.notebooks.notebook import save
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 25

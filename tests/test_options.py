@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from google.cloud.aiplatform_v1 import types
 
-from vertex_local import options
 from vertex_local.errors import Unimplemented
+from vertex_local.jobs import options
 
 SET_BY_THE_SERVICE = {
     *("name", "state", "error", "create_time", "start_time", "end_time", "update_time"),

@@ -13,9 +13,9 @@ from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState
 from test_jobs import IMAGE, wait_until
 
-from vertex_local import package
 from vertex_local.config import Root
-from vertex_local.package import BadPackage
+from vertex_local.jobs import package
+from vertex_local.jobs.package import BadPackage
 
 SETUP = "from setuptools import setup\nsetup(name='x', version='1', {})\n"
 INFO = "Metadata-Version: 2.1\nName: x\nVersion: 1\n"

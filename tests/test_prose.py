@@ -19,7 +19,8 @@ import nbformat
 import pytest
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
-from vertex_local import cli, images, machines
+from vertex_local import cli
+from vertex_local.jobs import images, machines
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

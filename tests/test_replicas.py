@@ -14,7 +14,7 @@ from test_jobs import backing_job, make_job, run, submit, wait_until
 
 from vertex_local import report
 from vertex_local.config import Root
-from vertex_local.runner import ROOM
+from vertex_local.jobs.runner import ROOM
 
 REPORT = """
 import json, os, sys

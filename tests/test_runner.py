@@ -11,9 +11,9 @@ from google.cloud import storage
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 from test_jobs import IMAGE, alive, make_job, wait_until
 
-from vertex_local import groups
 from vertex_local.config import Root
-from vertex_local.runner import Runner
+from vertex_local.jobs import groups
+from vertex_local.jobs.runner import Runner
 from vertex_local.store import Store
 
 DEAF = """

@@ -9,8 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vertex_local import cli, stamp
+from vertex_local import cli
 from vertex_local.config import LocalModeError, ServerRecord
+from vertex_local.notebooks import stamp
 
 DAY = date(2026, 11, 23)
 

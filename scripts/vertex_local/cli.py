@@ -85,7 +85,7 @@ def env(root: Root, _args: argparse.Namespace) -> int:
 
 def run(root: Root, args: argparse.Namespace) -> int:
     """Execute notebooks in local mode."""
-    from vertex_local import notebook, stamp
+    from vertex_local.notebooks import notebook, stamp
 
     notebooks = [(notebook.read(path), path) for path in args.notebooks]
     with daemon.running(root):
@@ -98,14 +98,14 @@ def run(root: Root, args: argparse.Namespace) -> int:
 
 def promise(_root: Root, args: argparse.Namespace) -> int:
     """Compare what notebooks promise with what they show; with --yes, store that."""
-    from vertex_local.refresh import refresh
+    from vertex_local.notebooks.refresh import refresh
 
     return 0 if all([refresh(path.absolute(), args.yes) for path in args.notebooks]) else 1
 
 
 def tidy(_root: Root, args: argparse.Namespace) -> int:
     """Take out of notebooks what is not to be committed: outputs, but for promised ones."""
-    from vertex_local.tidy import tidy
+    from vertex_local.notebooks.tidy import tidy
 
     return 0 if all([tidy(path, not args.check) for path in args.notebooks]) else 1
 

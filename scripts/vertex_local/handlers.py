@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from google.cloud.aiplatform_v1.types import CustomJob, TrainingPipeline
 
-from vertex_local import config, logs, options, states, wire
+from vertex_local import config, logs, states, wire
 from vertex_local.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -21,7 +21,8 @@ from vertex_local.errors import (
     Unimplemented,
 )
 from vertex_local.filters import compile_filter
-from vertex_local.runner import Runner
+from vertex_local.jobs import options
+from vertex_local.jobs.runner import Runner
 from vertex_local.store import Resource, Store
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vertex_local import config, daemon, joblog, mount
+from vertex_local import config, daemon, mount
 from vertex_local.config import LocalModeError, Root, ServerRecord
+from vertex_local.jobs import joblog
 
 NAME = "vertex-local"
 SDK = "google.cloud.aiplatform"

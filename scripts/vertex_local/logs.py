@@ -14,10 +14,10 @@ from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from vertex_local import joblog
 from vertex_local.config import PROJECT, Root
 from vertex_local.errors import Unimplemented
-from vertex_local.workspace import job_id
+from vertex_local.jobs import joblog
+from vertex_local.jobs.workspace import job_id
 
 # The one filter that is understood: what the gcloud command asks for.
 FILTER = re.compile(

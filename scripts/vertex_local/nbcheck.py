@@ -1,12 +1,12 @@
 """A pytest plugin on top of nbval, with which a notebook passes only if it keeps its promises.
 
 It is loaded with `-p vertex_local.nbcheck`. nbval collects the notebooks and knows its options
-and tags; each cell is then executed by `vertex_local.notebook`, so that
+and tags; each cell is then executed by `vertex_local.notebooks.notebook`, so that
 
 - a shell line or a magic that fails, fails its cell, and so do a dead kernel and a cell that does
   not end in time;
-- a cell tagged `nbval-check-output` must show what is stored in it, as `vertex_local.promises`
-  compares it; numbers within the tolerance in its metadata: `{"nbcheck": {"rel": 0.01}}` or
+- a cell tagged `nbval-check-output` must show what is stored in it, compared as `promises.py`
+  says; numbers within the tolerance in its metadata: `{"nbcheck": {"rel": 0.01}}` or
   `{"abs": 0.005}`; `{"timeout": 60}` there gives the cell a time limit of its own, in seconds;
 - after the first failure, the rest of the notebook is skipped;
 - the executed copy is kept, also as HTML, and the slowest cells are listed.
@@ -19,7 +19,7 @@ Settings in pytest's ini file:
 
 from __future__ import annotations
 
-from vertex_local import light  # noqa: F401
+from vertex_local.notebooks import light  # noqa: F401
 
 # isort: split
 import difflib
@@ -32,10 +32,10 @@ import pytest
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from nbval.plugin import IPyNbCell, IPyNbFile, metadata_tags
 
-from vertex_local import account, notebook, promises
-from vertex_local.account import CellFailed
 from vertex_local.config import LocalModeError, find_root
-from vertex_local.timing import Timing, Timings
+from vertex_local.notebooks import account, notebook, promises
+from vertex_local.notebooks.account import CellFailed
+from vertex_local.notebooks.timing import Timing, Timings
 
 EVIDENCE = find_root().path / "evidence"  # before `vertex_local.testing` gives the session a root
 SETTINGS = {"rel", "abs", "timeout"}

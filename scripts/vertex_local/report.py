@@ -5,10 +5,11 @@ from __future__ import annotations
 import costs
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from vertex_local import joblog, states
+from vertex_local import states
 from vertex_local.config import Root
+from vertex_local.jobs import joblog
+from vertex_local.jobs.workspace import job_id
 from vertex_local.store import Store
-from vertex_local.workspace import job_id
 
 NEWEST = 10
 

@@ -10,12 +10,13 @@ from contextlib import closing
 import anyio.to_thread
 import uvicorn
 
-from vertex_local import loopback, runner
+from vertex_local import loopback
 from vertex_local.config import Root, ServerRecord
 from vertex_local.handlers import Service
+from vertex_local.jobs import runner
+from vertex_local.jobs.runner import Runner
 from vertex_local.lock import exclusive
 from vertex_local.routes import application
-from vertex_local.runner import Runner
 from vertex_local.storage import Buckets
 from vertex_local.store import Store
 

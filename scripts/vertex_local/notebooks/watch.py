@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-SOURCE = "vertex_local.watch"  # of the payload
+SOURCE = "vertex_local.notebooks.watch"  # of the payload
 
 
 def watch(shell: Any) -> None:
@@ -76,5 +76,5 @@ def explain(status: int) -> str:
     return f"exit status {status}" if status else ""
 
 
-if __name__ == "kernel":  # see vertex_local.notebook, which sends this file
+if __name__ == "kernel":  # see vertex_local.notebooks.notebook, which sends this file
     watch(get_ipython())  # type: ignore[name-defined]  # noqa: F821

@@ -57,8 +57,8 @@ def failed_job_logs(root: Root, since: datetime) -> list[str]:
         root: local mode's root; nothing is returned if it has had no jobs.
         since: a time with a time zone.
     """
+    from vertex_local.jobs.workspace import job_id
     from vertex_local.states import FAILED
-    from vertex_local.workspace import job_id
 
     paths = [
         root.jobs / job_id(job) / "job.log"

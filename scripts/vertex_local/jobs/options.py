@@ -19,8 +19,8 @@ from google.cloud.aiplatform_v1.types import (
     WorkerPoolSpec,
 )
 
-from vertex_local import command, machines
 from vertex_local.errors import InvalidArgument, Unimplemented
+from vertex_local.jobs import command, machines
 
 REFUSED_IN_PIPELINES = (
     "input_data_config",

@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 from google.cloud.aiplatform_v1.types import CustomJob, WorkerPoolSpec
 
-from vertex_local import command, images, package
 from vertex_local.config import Root
-from vertex_local.joblog import ServiceLog
+from vertex_local.jobs import command, images, package
+from vertex_local.jobs.joblog import ServiceLog
 
 Call: TypeAlias = "Callable[[Sequence[str], Path], int]"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 
-from vertex_local import images, loopback, mount
+from vertex_local import loopback, mount
 from vertex_local.config import (
     HOST,
     PROJECT_NUMBER,
@@ -25,6 +25,7 @@ from vertex_local.config import (
     shell_tools,
     without_account,
 )
+from vertex_local.jobs import images
 
 PROXIES = ("ALL_PROXY", "FTP_PROXY", "HTTP_PROXY", "HTTPS_PROXY")  # the way out of some networks
 PASSED_ON = (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import nbformat
 
-from vertex_local import notebook
-from vertex_local.refresh import is_promise
+from vertex_local.notebooks import notebook
+from vertex_local.notebooks.refresh import is_promise
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}  # without the version of the Python that ran last

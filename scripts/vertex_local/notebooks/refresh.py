@@ -10,8 +10,8 @@ from typing import Any
 
 import nbformat
 
-from vertex_local import notebook, promises
 from vertex_local.config import LocalModeError
+from vertex_local.notebooks import notebook, promises
 from vertex_local.sandbox import sandbox
 
 TAG, COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"  # either marks a cell, as for nbval

@@ -23,15 +23,16 @@ from pathlib import Path
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
-from vertex_local import command, groups, images, joblog, mount, options, states, workspace
+from vertex_local import mount, states
 from vertex_local.config import LocalModeError, Root
-from vertex_local.groups import Process
-from vertex_local.guard import Guard
-from vertex_local.joblog import ServiceLog
-from vertex_local.package import BadPackage
-from vertex_local.replica import Replica, environment, replicas
+from vertex_local.jobs import command, groups, images, joblog, options, workspace
+from vertex_local.jobs.groups import Process
+from vertex_local.jobs.guard import Guard
+from vertex_local.jobs.joblog import ServiceLog
+from vertex_local.jobs.package import BadPackage
+from vertex_local.jobs.replica import Replica, environment, replicas
+from vertex_local.jobs.workspace import JobFailure, Workspace, job_id
 from vertex_local.store import Store
-from vertex_local.workspace import JobFailure, Workspace, job_id
 
 logger = logging.getLogger(__name__)
 

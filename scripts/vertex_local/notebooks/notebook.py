@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vertex_local import light  # noqa: F401
+from vertex_local.notebooks import light  # noqa: F401
 
 # isort: split
 import asyncio
@@ -27,16 +27,17 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.util import run_sync
 
-from vertex_local import account, kernel, watch
-from vertex_local.account import CellFailed
+from vertex_local import kernel
 from vertex_local.config import LocalModeError, find_root
+from vertex_local.notebooks import account, watch
+from vertex_local.notebooks.account import CellFailed
 
 CELL_SECONDS = 600
 START_SECONDS = 90
 INTERRUPT_SECONDS = 5.0
 POLL_SECONDS = 0.05
 
-_quiet = logging.getLogger("vertex_local.notebook")  # what nbclient logs, the account says better
+_quiet = logging.getLogger(__name__)  # what nbclient logs, the account says better
 _quiet.setLevel(logging.CRITICAL + 1)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from vertex_local.config import Root
 
 if TYPE_CHECKING:  # it imports the SDK's types, and the kernel must not wait for those
-    from vertex_local.replica import Replica
+    from vertex_local.jobs.replica import Replica
 
 SERVICE_LOG = "service.log"
 SERVICE, PRIMARY = "service", "workerpool0-0"

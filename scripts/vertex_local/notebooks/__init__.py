@@ -1,0 +1,1 @@
+"""Executing notebooks, and holding them to what they promise to show."""
