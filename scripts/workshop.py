@@ -43,6 +43,10 @@ EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
 ROOT = Path(os.environ.get("VERTEX_LOCAL_ROOT") or REPO / ".vertex-local").absolute()
 ARTIFACTS = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
 JUPYTER_SECONDS = 60
+LAB_SETTINGS = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+# JupyterLab lays its question about news over the lesson, and looks for updates in the internet.
+NOTICES = "@jupyterlab/apputils-extension:notification"
+QUIET_LAB = {NOTICES: {"fetchNews": "false", "checkForUpdates": False}}
 
 
 class WorkshopError(Exception):
@@ -110,6 +114,8 @@ def lab(browser: bool) -> int:
     # Not left to the kernel: a server that it is just starting would outlive an early Ctrl-C.
     if not was_running and vertex_local("up"):
         return 1
+    LAB_SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+    LAB_SETTINGS.write_text(json.dumps(QUIET_LAB))
     port, token = free_port(), secrets.token_urlsafe(24)
     address = f"http://127.0.0.1:{port}"
     jupyter = subprocess.Popen(

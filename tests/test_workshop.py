@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -111,6 +112,9 @@ def test_doctor_says_that_nothing_is_installed(script: Path, tmp_path: Path) -> 
     assert finished.stdout.startswith("[FAIL]") and "workshop.py run" in finished.stdout
 
 
+QUIET = {"fetchNews": "false", "checkForUpdates": False}
+
+
 def test_lab_opens_the_episode_with_the_local_mode_kernel(
     installed: None, script: Path, own_root: Root
 ) -> None:
@@ -127,11 +131,18 @@ def test_lab_opens_the_episode_with_the_local_mode_kernel(
             match for line in lab.stdout if (match := re.search(r"(http://\S+)/lab/(\S+)", line))
         )
         token = address[2].partition("?token=")[2]
-        url = f"{address[1]}/api/sessions?token={token}"
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            sessions = json.load(answer)
+
+        def get(path: str) -> Any:
+            url = f"{address[1]}/{path}?token={token}"
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                return json.load(answer)
+
+        sessions = get("api/sessions")
         assert [session["kernel"]["name"] for session in sessions] == ["vertex-local"]
         assert sessions[0]["path"] == address[2].removeprefix("tree/").partition("?")[0]
+        notices = get("lab/api/settings/@jupyterlab/apputils-extension:notification")["schema"]
+        asked = {name: notices["properties"][name]["default"] for name in QUIET}
+        assert asked == QUIET  # no question about news in front of the lesson
     finally:
         os.kill(lab.pid, signal.SIGTERM)
         lab.communicate(timeout=LIMIT_SECONDS)
