@@ -639,9 +639,8 @@ def fingerprint(data: bytes) -> dict[str, Any]:
 
 def write_results(trainer: Trainer, keep: RunLog) -> None:
     folder, facts, model_file = trainer.args.model_out, describe(trainer), io.BytesIO()
-    weights = trainer.model.state_dict()
-    for name, tensor in weights.items():  # a copy of its own, not a part of the one long vector
-        weights[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
+    # Of each tensor a copy of its own, not a part of the one long vector.
+    weights = {name: part.cpu().clone() for name, part in trainer.model.state_dict().items()}
     torch.save(weights, model_file)  # not to a path: it would write the file's name into the file
     files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(trainer.history)}
     try:
