@@ -214,7 +214,7 @@ class RunLog(logging.Handler):
     def __init__(self, quiet: bool) -> None:
         super().__init__()
         self.shown, self.uri = logging.WARNING if quiet else logging.INFO, ""
-        self.text, self.saved, self.saved_at = "", "", -math.inf
+        self.text, self.saved, self.saved_at, self.closed = "", "", -math.inf, False
         logging.basicConfig(handlers=[self], format="%(message)s", force=True)
         logging.captureWarnings(True)
         log.setLevel(logging.DEBUG)
@@ -233,10 +233,12 @@ class RunLog(logging.Handler):
                 self.save()
 
     def save(self) -> bytes:
-        if self.uri and self.text != self.saved:
-            write_bytes(self.uri, self.text.encode())
-            self.saved, self.saved_at = self.text, time.monotonic()
-        return self.text.encode()
+        # The time first: a warning of Google's client while it writes must not come back here.
+        text, self.saved_at = self.text, time.monotonic()
+        if self.uri and text != self.saved and not self.closed:
+            write_bytes(self.uri, text.encode())
+            self.saved = text
+        return text.encode()
 
 
 # ------------------------------------------------------------------------------ data
@@ -653,10 +655,12 @@ def write_results(trainer: Trainer, keep: RunLog) -> None:
                 tuning.report_hyperparameter_tuning_metric(name, value, epoch)
         text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}, val_accuracy "
         log.info((text + "{final_val_accuracy:.4f}").format(**facts))
-        files["training.log"] = keep.save()  # complete: nothing is printed after this
+        files["training.log"] = keep.save()
+        keep.closed = True  # so that it stays what metrics.json says of it
         facts["artifacts"] = {name: fingerprint(data) for name, data in files.items()}
         write_bytes(join(folder, "metrics.json"), json.dumps(facts, indent=2).encode())
     except Stop:
+        keep.closed = False
         remove_results(folder)
         raise
 

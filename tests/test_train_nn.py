@@ -310,6 +310,23 @@ def test_the_log_holds_warnings_and_tracebacks(local: Case) -> None:
         assert "look out" in text and "Traceback" in text and "KeyError: 'a bug'" in text
 
 
+WARN_AT_EVERY_REQUEST = """
+import warnings
+warnings.simplefilter("always")
+client = train_nn.gcs_client
+train_nn.gcs_client = lambda: (warnings.warn("this Python is old"), client())[1]
+"""
+
+
+def test_a_warning_while_the_log_is_uploaded_is_only_a_line_more(cloud: Case) -> None:
+    argv = cloud.argv("--quiet")
+    result = cloud.trainers.run(*argv, before=WARN_AT_EVERY_REQUEST, **cloud.place.env)
+    assert result.code == 0 and "this Python is old" in cloud.log(), result.err
+    assert cloud.place.list("run") == RESULTS
+    verified = cloud.trainers.run("--verify", cloud.place.uri("run"), **cloud.place.env)
+    assert verified.code == 0, verified.out
+
+
 # ------------------------------------------------------------------------------ reproducible
 
 
