@@ -243,11 +243,11 @@ def statements(text: str, tree: ast.Module) -> list[str]:
 
 
 def test_an_unmounted_gcs_path_is_read_and_written_as_an_object(
-    gcs: Any, trainers: Trainers
+    gcs: Any, cloud_trainers: Trainers
 ) -> None:
     if os.path.isdir("/gcs"):
         pytest.skip("buckets are mounted on this machine")
-    case = Case(gcs, trainers)
+    case = Case(gcs, cloud_trainers)
     paths = [path.replace("gs://", "/gcs/") for path in (case.train, case.val)]
     out = case.place.uri("run").replace("gs://", "/gcs/")
     case.train_well(train=paths[0], val=paths[1], model_out=out)
