@@ -44,6 +44,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,7 +157,9 @@ def join(folder: str, name: str) -> str:
 
 @functools.lru_cache
 def gcs_client() -> Any:
-    from google.cloud import storage  # slow to import, and local files do not need it
+    with warnings.catch_warnings():  # of an image's old Python, which a job cannot change
+        warnings.simplefilter("ignore", FutureWarning)
+        from google.cloud import storage  # slow to import, and local files do not need it
 
     return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
 

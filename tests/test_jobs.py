@@ -24,7 +24,8 @@ GPU_IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-gpu.2-4.py310:latest"
 LIMIT_SECONDS = 60.0
 
 REPORT = """
-import json, os, sys
+import json, os, sys, warnings
+warnings.simplefilter("ignore", FutureWarning)  # Google's, of Python 3.10
 from google.cloud import storage
 bucket = storage.Client().bucket(sys.argv[1])
 seen = {"argv": sys.argv[1:], "environment": dict(os.environ), "folder": os.getcwd()}
