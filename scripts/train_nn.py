@@ -436,8 +436,8 @@ class Trainer:
     def sums(self, function: Callable[..., list[Tensor]], x: Tensor, y: Tensor) -> list[Tensor]:
         """Add up `function` over pieces of the rows that need little memory and fit into a cache.
 
-        Each piece is computed on one thread, and they are added in order: so the number of threads
-        does not change the result.
+        Each piece is computed on one thread, and they are added in order, as they come: so the
+        number of threads does not change the result, and few of them are in memory at a time.
         """
         on_cpu = self.device.type == "cpu"
         size = 8192 if on_cpu else 2**20
@@ -445,7 +445,7 @@ class Trainer:
             return function(x, y)
         run = self.pool.map if on_cpu else map
         results = run(function, torch.split(x, size), torch.split(y, size))
-        return [functools.reduce(torch.add, column) for column in zip(*results, strict=True)]
+        return functools.reduce(lambda one, other: list(map(torch.add, one, other)), results)
 
     def gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
         """The loss, summed, and what these rows add to the gradient of the mean over `rows`."""
