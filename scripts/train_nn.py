@@ -743,4 +743,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if dist.is_initialized():  # the end of Python can meet gloo's threads, and aborts then
+        os._exit(exit_code)
+    sys.exit(exit_code)
