@@ -160,7 +160,7 @@ def measure_process(turns: int, quick: bool) -> Iterator[Row]:
 def measure_epoch(turns: int, quick: bool) -> Iterator[Row]:
     epochs = 20 if quick else 200
     plain, ours = PlainLoop(*TITANIC), trainer(*TITANIC)
-    loop = many(epochs, lambda: ours.epoch(), threads=1)
+    loop = many(epochs, ours.epoch, threads=1)
     many(20, plain.epoch)(), loop()  # warm up
     first, second, ratio = in_turn(many(epochs, plain.epoch), loop, 2 * turns + 1)
 
@@ -235,7 +235,7 @@ def measure_cuda(turns: int, quick: bool) -> Iterator[Row]:
         return
     epochs = 20 if quick else 500
     plain, ours = PlainLoop(*TITANIC, "cuda"), trainer(*TITANIC, device="cuda")
-    loop = many(epochs, lambda: ours.epoch())
+    loop = many(epochs, ours.epoch)
     many(20, plain.epoch)(), loop()
     first, second, ratio = in_turn(many(epochs, plain.epoch), loop, turns)
     text = f"**{1 / ratio:.1f}** ({1e6 * second / epochs:.0f} µs / {1e6 * first / epochs:.0f} µs)"
@@ -246,7 +246,7 @@ def measure_cuda(turns: int, quick: bool) -> Iterator[Row]:
         torch.backends.cuda.matmul.allow_tf32 = kind == "TF32"
         with torch.autocast("cuda", torch.bfloat16, enabled=kind == "bfloat16"):
             big.epoch()
-            found = [seconds(lambda: big.epoch()) for _ in range(turns)]
+            found = [seconds(big.epoch) for _ in range(turns)]
         yield f"one epoch, {rows:,} rows, {kind}", "", f"{statistics.median(found):.4f} s"
 
 
