@@ -19,7 +19,7 @@ Settings in pytest's ini file:
 
 from __future__ import annotations
 
-from vertex_local.notebooks import light  # noqa: F401
+import vertex_local.notebooks  # noqa: F401  # before nbval, which imports nbformat
 
 # isort: split
 import difflib

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from vertex_local.notebooks import light  # noqa: F401
-
-# isort: split
 import asyncio
 import functools
 import logging
