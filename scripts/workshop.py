@@ -144,7 +144,9 @@ def lab(browser: bool) -> int:
 def rehearse(arguments: list[str]) -> int:
     """Look whether the lesson would run on Google Cloud; with `--yes`, also run it there."""
     install()
-    return subprocess.call([PYTHON, str(REPO / "scripts" / "rehearse.py"), *arguments], cwd=REPO)
+    return subprocess.call(
+        [PYTHON, str(REPO / "scripts" / "maintainers" / "rehearse.py"), *arguments], cwd=REPO
+    )
 
 
 def doctor() -> int:

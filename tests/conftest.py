@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from google.cloud import storage
 
-from vertex_local import daemon, kernel
 from vertex_local.config import Root, ServerRecord, find_root
+from vertex_local.kernel import clients
+from vertex_local.server import daemon
 
 REPO = Path(__file__).resolve().parents[1]
 _numbers = itertools.count()
@@ -33,7 +34,7 @@ def root() -> Root:
 def server(root: Root) -> ServerRecord:
     """The session's server, with this process's Google clients pointed at it."""
     record = daemon.ensure(root)
-    kernel.configure_clients(root, record)
+    clients.configure_clients(root, record)
     return record
 
 

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from vertex_local import config, daemon
+from vertex_local import config, imports
 from vertex_local.config import LocalModeError, Root
-from vertex_local.lock import AlreadyServed
+from vertex_local.server import daemon
+from vertex_local.server.lock import AlreadyServed
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status. Without `argv`, this process is all its own."""
     if argv is None:
-        import vertex_local.messages  # noqa: F401
+        imports.skip_clients()
     args = _parser().parse_args(argv)
     command: Callable[[Root, argparse.Namespace], int] = args.command
     try:
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 def up(root: Root, args: argparse.Namespace) -> int:
     """Start the server."""
     if args.foreground:
-        from vertex_local.server import serve
+        from vertex_local.server.process import serve
 
         serve(root, args.api_port, args.storage_port)
         return 0
@@ -73,7 +74,7 @@ def status(root: Root, _args: argparse.Namespace) -> int:
 
 def env(root: Root, _args: argparse.Namespace) -> int:
     """Print the exports that point a shell's programs at local mode."""
-    from vertex_local.kernel import environment
+    from vertex_local.kernel.clients import environment
 
     record = daemon.find(root)
     if record is None:
@@ -85,12 +86,12 @@ def env(root: Root, _args: argparse.Namespace) -> int:
 
 def run(root: Root, args: argparse.Namespace) -> int:
     """Execute notebooks in local mode."""
-    from vertex_local.notebooks import notebook, stamp
+    from vertex_local.notebooks import execution, stamp
 
-    notebooks = [(notebook.read(path), path) for path in args.notebooks]
+    notebooks = [(execution.read(path), path) for path in args.notebooks]
     with daemon.running(root):
         for content, path in notebooks:
-            print(f"Executed copy: {notebook.execute(content, path, args.output)}")
+            print(f"Executed copy: {execution.execute(content, path, args.output)}")
             if args.stamp:
                 stamp.write(path, date.today())
     return 0
@@ -112,7 +113,7 @@ def tidy(_root: Root, args: argparse.Namespace) -> int:
 
 def kernel_install(_root: Root, args: argparse.Namespace) -> int:
     """Install the Jupyter kernel."""
-    from vertex_local.kernel import install
+    from vertex_local.kernel.spec import install
 
     print(f"Installed the kernel in {install(args.prefix)}")
     return 0

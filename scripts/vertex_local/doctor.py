@@ -12,8 +12,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from vertex_local import daemon, kernel, loopback, mount
 from vertex_local.config import LocalModeError, Root
+from vertex_local.kernel import spec
+from vertex_local.server import daemon, ports
+from vertex_local.storage import mount
 
 DISTRIBUTION = "vertex-ai-workshop"
 TESTED_VERSIONS = Path(__file__).resolve().parents[1] / "tested-versions.txt"
@@ -26,7 +28,7 @@ Check = Callable[[Root], Iterator[str]]
 def report(root: Root) -> int:
     """Print one line per finding; return 0 if nothing is wrong, else 1."""
     failures = 0
-    for check in (python, packages, packaging_tool, ports, disk, kernel_spec, emulator, gcs):
+    for check in (python, packages, packaging_tool, free_ports, disk, kernel_spec, emulator, gcs):
         try:
             for finding in check(root):
                 print(f"[OK]   {finding}", flush=True)
@@ -76,9 +78,9 @@ def packaging_tool(_root: Root) -> Iterator[str]:
     yield f"setuptools {setuptools.__version__} can pack training scripts"
 
 
-def ports(_root: Root) -> Iterator[str]:
+def free_ports(_root: Root) -> Iterator[str]:
     """Programs of this user may listen on the loopback interface."""
-    with loopback.listen(0) as one, loopback.listen(0) as other:
+    with ports.listen(0) as one, ports.listen(0) as other:
         numbers = [listener.getsockname()[1] for listener in (one, other)]
     yield f"free ports on 127.0.0.1, for example {numbers[0]} and {numbers[1]}"
 
@@ -108,18 +110,17 @@ def kernel_spec(_root: Root) -> Iterator[str]:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
-        argv = KernelSpecManager().get_kernel_spec(kernel.NAME).argv
+        argv = KernelSpecManager().get_kernel_spec(spec.NAME).argv
     except NoSuchKernel:
         raise LocalModeError(
-            f"The Jupyter kernel {kernel.NAME!r} is not installed. Run "
-            "`vertex-local kernel install`."
+            f"The Jupyter kernel {spec.NAME!r} is not installed. Run `vertex-local kernel install`."
         ) from None
     if argv[0] != sys.executable:
         raise LocalModeError(
-            f"The Jupyter kernel {kernel.NAME!r} starts {argv[0]}, not this environment's Python. "
+            f"The Jupyter kernel {spec.NAME!r} starts {argv[0]}, not this environment's Python. "
             "Run `vertex-local kernel install`."
         )
-    yield f"Jupyter kernel {kernel.NAME!r} starts this Python"
+    yield f"Jupyter kernel {spec.NAME!r} starts this Python"
 
 
 def emulator(root: Root) -> Iterator[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import costs
 from google.cloud.aiplatform_v1.types import CustomJob
 
-from vertex_local import states
+from vertex_local import costs
 from vertex_local.config import Root
-from vertex_local.jobs import joblog
+from vertex_local.jobs import log
 from vertex_local.jobs.workspace import job_id
-from vertex_local.store import Store
+from vertex_local.training import states
+from vertex_local.training.records import Records
 
 NEWEST = 10
 
@@ -25,16 +25,16 @@ def print_buckets(root: Root) -> None:
 
 def print_jobs(root: Root) -> None:
     """Print the newest jobs: what became of each, what to know, what Vertex AI would charge."""
-    store = Store(root.database)
-    jobs = store.jobs()
-    store.close()
+    records = Records(root.database)
+    jobs = records.jobs()
+    records.close()
     print(f"Jobs: {len(jobs)}" + (f", the newest {NEWEST}:" if len(jobs) > NEWEST else ""))
     for job in reversed(jobs[-NEWEST:]):
         state = job.state.name.removeprefix("JOB_STATE_")
         print(f"  {_start(job)}  {state:<10} {_seconds(job):>8}  {job.display_name}")
         if job.state == states.FAILED:
             print(f"    {str(job.error.message).splitlines()[0]}")
-        for note in joblog.warnings(root, job_id(job)):
+        for note in log.warnings(root, job_id(job)):
             print(f"    {note}")
         print(f"    On Vertex AI: {costs.of_job(job)}")
     if jobs:

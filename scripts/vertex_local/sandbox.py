@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vertex_local import daemon, kernel
 from vertex_local.config import Root, find_root
+from vertex_local.kernel import spec
+from vertex_local.server import daemon
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def sandbox() -> Iterator[Root]:
     """
     with tempfile.TemporaryDirectory(prefix="vertex-local-") as name:
         folder = Path(name)
-        kernel.write_spec(folder / "jupyter" / "kernels" / kernel.NAME)
+        spec.write_spec(folder / "jupyter" / "kernels" / spec.NAME)
         before = {key: os.environ.get(key) for key in ("JUPYTER_PATH", "VERTEX_LOCAL_ROOT")}
         paths = [str(folder / "jupyter"), before["JUPYTER_PATH"]]
         os.environ["JUPYTER_PATH"] = os.pathsep.join(path for path in paths if path)

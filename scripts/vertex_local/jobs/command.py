@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.cloud.aiplatform_v1.types import ContainerSpec, WorkerPoolSpec
 
-from vertex_local import mount
+from vertex_local.storage import mount
 
 PYTHONS = re.compile(r"(/usr(/local)?/bin/)?python(3(\.\d+)?)?")
 SHELLS = re.compile(r"(/(usr/)?bin/)?(ba)?sh")
@@ -45,13 +45,13 @@ def obstacle(spec: ContainerSpec) -> str | None:
     return None
 
 
-def words(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:
+def argv_of(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:
     """Return the command line of a replica.
 
     Args:
         spec: the replica's worker pool.
         python: the interpreter that stands for the image.
-        buckets: the folder that the replica finds at `/gcs`, or that stands for it in the words of
+        buckets: the folder that the replica finds at `/gcs`, or that stands for it in the argv of
             its command where this machine allows no `/gcs`.
     """
     if spec.container_spec:

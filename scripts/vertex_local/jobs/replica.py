@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec, WorkerPoolSpec
 
-from vertex_local import loopback, mount
 from vertex_local.config import (
     HOST,
     PROJECT_NUMBER,
@@ -26,6 +26,7 @@ from vertex_local.config import (
     without_account,
 )
 from vertex_local.jobs import images
+from vertex_local.storage import mount
 
 PROXIES = ("ALL_PROXY", "FTP_PROXY", "HTTP_PROXY", "HTTPS_PROXY")  # the way out of some networks
 PASSED_ON = (
@@ -60,27 +61,30 @@ class Replica:
         return f"workerpool{self.pool}-{self.index}"
 
 
-def replicas(spec: CustomJobSpec) -> list[Replica]:
+def replicas_of(spec: CustomJobSpec) -> list[Replica]:
     """Return the replicas of a job, the primary first, each with a port that is free now."""
     places = [
         (number, index, pool)
         for number, pool in enumerate(spec.worker_pool_specs)
         for index in range(pool.replica_count)
     ]
-    with ExitStack() as listeners:  # all open at once, so that all ports differ
-        ports = [
-            listeners.enter_context(loopback.listen(0)).getsockname()[1] for _ in range(len(places))
-        ]
+    ports = _free_ports(len(places))
     return [
         Replica(number, index, rank, ports[rank], pool)
         for rank, (number, index, pool) in enumerate(places)
     ]
 
 
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as listeners:  # all open at once, so that all ports differ
+        opened = [listeners.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [listener.getsockname()[1] for listener in opened]
+
+
 def environment(
     job: CustomJob,
     replica: Replica,
-    everyone: Sequence[Replica],
+    replicas: Sequence[Replica],
     root: Root,
     storage_url: str,
     programs: Path,
@@ -95,7 +99,7 @@ def environment(
     Args:
         job: the job.
         replica: the replica that starts.
-        everyone: all replicas of the job, the primary first.
+        replicas: all replicas of the job, the primary first.
         root: local mode's folder.
         storage_url: where Cloud Storage is emulated.
         programs: folder with the job's own `python` and `pip`.
@@ -112,15 +116,15 @@ def environment(
         "CLOUD_ML_PROJECT_ID": PROJECT_NUMBER,
         "CLOUD_ML_REGION": str(job.name).split("/")[3],
         "CLOUD_ML_JOB_ID": str(job.name).rpartition("/")[2],
-        "CLUSTER_SPEC": json.dumps(_cluster_spec(job.job_spec, replica, everyone)),
+        "CLUSTER_SPEC": json.dumps(_cluster_spec(job.job_spec, replica, replicas)),
         # Per node, as the prebuilt PyTorch images set them.
         "MASTER_ADDR": HOST,
-        "MASTER_PORT": str(everyone[0].port),
+        "MASTER_PORT": str(replicas[0].port),
         "RANK": str(replica.rank),
-        "WORLD_SIZE": str(len(everyone)),
+        "WORLD_SIZE": str(len(replicas)),
     }
-    if len(everyone) > 1:
-        variables["TF_CONFIG"] = json.dumps(_tf_config(replica, everyone))
+    if len(replicas) > 1:
+        variables["TF_CONFIG"] = json.dumps(_tf_config(replica, replicas))
     base = str(job.job_spec.base_output_directory.output_uri_prefix).rstrip("/")
     if base:
         variables |= {
@@ -144,12 +148,12 @@ def expand(value: str, variables: Mapping[str, str]) -> str:
     return value
 
 
-def _addresses(everyone: Sequence[Replica], pool: int) -> list[str]:
-    return [f"{HOST}:{replica.port}" for replica in everyone if replica.pool == pool]
+def _addresses(replicas: Sequence[Replica], pool: int) -> list[str]:
+    return [f"{HOST}:{replica.port}" for replica in replicas if replica.pool == pool]
 
 
 def _cluster_spec(
-    spec: CustomJobSpec, replica: Replica, everyone: Sequence[Replica]
+    spec: CustomJobSpec, replica: Replica, replicas: Sequence[Replica]
 ) -> dict[str, Any]:
     primary = spec.worker_pool_specs[0].python_package_spec
     job = {
@@ -157,19 +161,19 @@ def _cluster_spec(
         "package_uris": list(primary.package_uris),
         "job_args": list(primary.args),
     }
-    pools = sorted({each.pool for each in everyone})
+    pools = sorted({each.pool for each in replicas})
     return {
-        "cluster": {f"workerpool{pool}": _addresses(everyone, pool) for pool in pools},
+        "cluster": {f"workerpool{pool}": _addresses(replicas, pool) for pool in pools},
         "environment": "cloud",
         "task": {"type": f"workerpool{replica.pool}", "index": replica.index},
         "job": json.dumps(job),
     }
 
 
-def _tf_config(replica: Replica, everyone: Sequence[Replica]) -> dict[str, Any]:
-    pools = sorted({each.pool for each in everyone})
+def _tf_config(replica: Replica, replicas: Sequence[Replica]) -> dict[str, Any]:
+    pools = sorted({each.pool for each in replicas})
     return {
-        "cluster": {TF_NAMES[pool]: _addresses(everyone, pool) for pool in pools},
+        "cluster": {TF_NAMES[pool]: _addresses(replicas, pool) for pool in pools},
         "task": {"type": TF_NAMES[replica.pool], "index": replica.index},
         "environment": "cloud",
     }

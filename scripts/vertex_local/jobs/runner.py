@@ -1,4 +1,4 @@
-"""Runs custom jobs: a process group per replica, its output in a log, its end in the store.
+"""Runs custom jobs: a process group per replica, its output in a log, its end in the records.
 
 Knows processes and files, not HTTP. A job is a record before it is a process, and whatever
 happens it ends in SUCCEEDED, FAILED or CANCELLED.
@@ -23,20 +23,21 @@ from pathlib import Path
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
-from vertex_local import mount, states
 from vertex_local.config import LocalModeError, Root
-from vertex_local.jobs import command, groups, images, joblog, options, workspace
-from vertex_local.jobs.groups import Process
-from vertex_local.jobs.guard import Guard
-from vertex_local.jobs.joblog import ServiceLog
+from vertex_local.jobs import command, images, log, options, process_groups
+from vertex_local.jobs.log import ServiceLog
 from vertex_local.jobs.package import BadPackage
-from vertex_local.jobs.replica import Replica, environment, replicas
-from vertex_local.jobs.workspace import JobFailure, Workspace, job_id
-from vertex_local.store import Store
+from vertex_local.jobs.process_groups import Process
+from vertex_local.jobs.reaper import Reaper
+from vertex_local.jobs.replica import Replica, environment, replicas_of
+from vertex_local.jobs.workspace import JobFailure, Workspace, image_of, job_id, prepare
+from vertex_local.storage import mount
+from vertex_local.training import states
+from vertex_local.training.records import Records
 
 logger = logging.getLogger(__name__)
 
-ROOM = max(2, os.cpu_count() or 1)  # how many jobs run at once; more wait in PENDING
+SLOTS = max(2, os.cpu_count() or 1)  # how many jobs run at once; more wait in PENDING
 ATTEMPTS = 4  # a crash is retried up to three times, as on Vertex AI
 CRASHES = frozenset({6, 11, 128 + signal.SIGABRT, 128 + signal.SIGSEGV})  # exit status
 
@@ -55,26 +56,29 @@ class Runner:
 
     Args:
         root: where each job gets its folder.
-        store: where the records live.
+        records: the jobs, kept.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
         storage_url: where the job's Cloud Storage client finds the buckets.
     """
 
     def __init__(
-        self, root: Root, store: Store, fetch: Callable[[str], bytes], storage_url: str
+        self, root: Root, records: Records, fetch: Callable[[str], bytes], storage_url: str
     ) -> None:
-        self.root, self._store, self._fetch, self._storage_url = root, store, fetch, storage_url
+        self.root = root
+        self._records = records
+        self._fetch = fetch
+        self._storage_url = storage_url
         self._active: dict[str, _Active] = {}
         self._lock = threading.Lock()
-        self._room = threading.Semaphore(ROOM)
-        self._guard = Guard()
+        self._slots = threading.Semaphore(SLOTS)
+        self._reaper = Reaper()
 
     def start(self, job: CustomJob) -> None:
-        """Start a job that the store holds as PENDING, at once if there is room for it."""
-        room = self._room.acquire(blocking=False)
-        if room:
-            self._store.move(job.name, states.RUNNING)
-        thread = threading.Thread(target=self._watch, args=(job, room), name=f"job-{job_id(job)}")
+        """Start a job that the records hold as PENDING, at once if a slot is free."""
+        slot = self._slots.acquire(blocking=False)
+        if slot:
+            self._records.move(job.name, states.RUNNING)
+        thread = threading.Thread(target=self._watch, args=(job, slot), name=f"job-{job_id(job)}")
         with self._lock:
             self._active[job.name] = _Active(thread)
         thread.start()
@@ -86,9 +90,9 @@ class Runner:
             if active is None or active.cancelled:
                 return
             active.cancelled = True
-            self._store.move(name, states.CANCELLING)
-            groups.signal_all(active.processes, signal.SIGTERM)
-        timer = threading.Timer(groups.TERM_GRACE_SECONDS, self._kill, (name,))
+            self._records.move(name, states.CANCELLING)
+            process_groups.signal_all(active.processes, signal.SIGTERM)
+        timer = threading.Timer(process_groups.TERM_GRACE_SECONDS, self._kill, (name,))
         timer.daemon = True
         timer.start()
 
@@ -100,109 +104,119 @@ class Runner:
             self.cancel(name)
         for job in active.values():
             job.thread.join()
-        self._guard.close()
+        self._reaper.close()
 
     def _kill(self, name: str) -> None:
         """Send SIGKILL to a job that is still active."""
         with self._lock:  # while it is on the list, its process ids belong to nobody else
             if name in self._active:
-                groups.signal_all(self._active[name].processes, signal.SIGKILL)
+                process_groups.signal_all(self._active[name].processes, signal.SIGKILL)
 
-    def _watch(self, job: CustomJob, room: bool) -> None:
+    def _watch(self, job: CustomJob, slot: bool) -> None:
         """Bring a job from start to end. The border where any failure becomes a final state."""
         state, error, code = states.FAILED, "", int(code_pb2.INTERNAL)
         try:
             folder = self.root.jobs / job_id(job)
             folder.mkdir(parents=True)
-            say = ServiceLog(folder)
-            say(joblog.WAITING)
-            room = room or self._wait_for_room(job)
-            if room:
-                self._run(job, say)
+            service_log = ServiceLog(folder)
+            service_log(log.WAITING)
+            slot = slot or self._wait_for_slot(job)
+            if slot:
+                self._run(job, service_log)
                 state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, BadPackage, LocalModeError) as err:
             error, code = str(err), int(code_pb2.INVALID_ARGUMENT)
-            say(error.partition(" Termination reason:")[0])  # the rest is in the replica's log
+            service_log(
+                error.partition(" Termination reason:")[0]
+            )  # the rest is in the replica's log
         except Exception as err:
             logger.exception("job %s", job.name)
             error = f"Local mode could not run the job: {err!r}"
         finally:
-            if room:
-                self._room.release()
+            if slot:
+                self._slots.release()
             with self._lock:
                 if self._active.pop(job.name).cancelled:
                     state, code = states.CANCELLED, int(code_pb2.CANCELLED)
                     error = "The job was cancelled."
-                self._store.move(job.name, state, error, code)
+                self._records.move(job.name, state, error, code)
 
-    def _wait_for_room(self, job: CustomJob) -> bool:
+    def _wait_for_slot(self, job: CustomJob) -> bool:
         """Wait in PENDING; return whether the job may run now, or was cancelled meanwhile."""
-        while not self._room.acquire(timeout=groups.LOOK_SECONDS):
+        while not self._slots.acquire(timeout=process_groups.LOOK_SECONDS):
             if self._active[job.name].cancelled:
                 return False
         with self._lock:
             cancelled = self._active[job.name].cancelled
             if not cancelled:
-                self._store.move(job.name, states.RUNNING)
+                self._records.move(job.name, states.RUNNING)
         if cancelled:
-            self._room.release()
+            self._slots.release()
         return not cancelled
 
-    def _run(self, job: CustomJob, say: ServiceLog) -> None:
+    def _run(self, job: CustomJob, service_log: ServiceLog) -> None:
         """Run a job's replicas until they succeed; raise JobFailure if they do not."""
-        if note := images.warning(workspace.image(job), datetime.now(timezone.utc).date()):
-            say(f"{joblog.WARNING} {note}")
+        if note := images.warning(image_of(job), datetime.now(timezone.utc).date()):
+            service_log(f"{log.WARNING} {note}")
         if names := options.without_effect(job.job_spec):
-            say(f"{joblog.NOTE} no effect here: {', '.join(names)}")
+            service_log(f"{log.NOTE} no effect here: {', '.join(names)}")
         if obstacle := mount.obstacle(self.root.buckets):
             reason = f"there is no {mount.MOUNT} on this machine ({obstacle})"
-            say(f"{joblog.NOTE} {reason}. {mount.IN_WORDS}")
-        say(*joblog.SETTING_UP)
-        place = workspace.prepare(
-            self.root, job, self._fetch, say, lambda words, log: self._call(job, words, log)
+            service_log(f"{log.NOTE} {reason}. {mount.IN_WORDS}")
+        service_log(*log.SETTING_UP)
+        workspace = prepare(
+            self.root,
+            job,
+            self._fetch,
+            service_log,
+            lambda argv, output: self._call(job, argv, output),
         )
-        say(joblog.RUNNING)
-        for replica in replicas(job.job_spec):
-            say(*_launch_lines(replica), task=replica.name)
+        service_log(log.RUNNING)
+        for replica in replicas_of(job.job_spec):
+            service_log(*_launch_lines(replica), task=replica.name)
         deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
         for attempt in range(1, ATTEMPTS + 1):
-            failed = self._attempt(job, place, deadline)
+            failed = self._attempt(job, workspace, deadline)
             if failed is None:
-                say(*joblog.COMPLETED)
+                service_log(*log.COMPLETED)
                 return
             replica, status = failed
             if status not in CRASHES or job.job_spec.scheduling.disable_retries:
                 break
             if attempt < ATTEMPTS:
-                say(f"The replica {replica.name} exited with a non-zero status of {status}.")
-                say(f"The program crashed; attempt {attempt + 1} of {ATTEMPTS}.")
-        log = joblog.log_path(place.folder, replica)
-        raise JobFailure(joblog.failure_message(replica, status, log))
+                service_log(
+                    f"The replica {replica.name} exited with a non-zero status of {status}."
+                )
+                service_log(f"The program crashed; attempt {attempt + 1} of {ATTEMPTS}.")
+        run_log = log.log_path(workspace.folder, replica)
+        raise JobFailure(log.failure_message(replica, status, run_log))
 
     def _attempt(
-        self, job: CustomJob, place: Workspace, deadline: float
+        self, job: CustomJob, workspace: Workspace, deadline: float
     ) -> tuple[Replica, int] | None:
         """Start all replicas and wait for the end; return the one that failed and its status."""
-        everyone = replicas(job.job_spec)
-        launches = [partial(self._launch, job, replica, everyone, place) for replica in everyone]
+        replicas = replicas_of(job.job_spec)
+        launches = [
+            partial(self._launch, job, replica, replicas, workspace) for replica in replicas
+        ]
         with self._processes(job, launches) as processes:
-            while (end := groups.end(processes)) is None:
+            while (end := process_groups.end(processes)) is None:
                 if time.monotonic() > deadline:
                     seconds = _timeout(job.job_spec)
                     raise JobFailure(f"The job ran longer than its timeout of {seconds:g} seconds.")
-                groups.wait(processes, deadline)
+                process_groups.wait(processes, deadline)
             number, status = end
             if number == 0 and len(processes) > 1:
-                groups.stop_workers(processes[1:])
-        return None if status == 0 else (everyone[number], status)
+                process_groups.stop_workers(processes[1:])
+        return None if status == 0 else (replicas[number], status)
 
-    def _call(self, job: CustomJob, words: Sequence[str], log: Path) -> int:
+    def _call(self, job: CustomJob, argv: Sequence[str], output: Path) -> int:
         """Run a program for a job, such as pip, and return its exit status."""
-        with open(log, "ab") as file:
+        with open(output, "ab") as file:
 
             def launch() -> Process:
                 return subprocess.Popen(
-                    words,
+                    argv,
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -223,57 +237,59 @@ class Runner:
                 for launch in launches:
                     process = launch()
                     processes.append(process)
-                    guarded.enter_context(self._guard.watching(process.pid))
+                    guarded.enter_context(self._reaper.watching(process.pid))
                 with self._lock:
                     active = self._active[job.name]
                     active.processes = processes
                     if active.cancelled:  # in the moment before there was anything to signal
-                        groups.signal_all(processes, signal.SIGTERM)
+                        process_groups.signal_all(processes, signal.SIGTERM)
                 yield processes
             finally:
-                groups.signal_all(processes, signal.SIGKILL)  # and what the scripts left behind
+                process_groups.signal_all(
+                    processes, signal.SIGKILL
+                )  # and what the scripts left behind
                 with self._lock:  # once they are reaped, their ids may belong to somebody else
                     self._active[job.name].processes = []
                 for process in processes:
                     process.wait()
 
     def _launch(
-        self, job: CustomJob, replica: Replica, everyone: Sequence[Replica], place: Workspace
+        self, job: CustomJob, replica: Replica, replicas: Sequence[Replica], workspace: Workspace
     ) -> Process:
-        work = place.folder / "work" / replica.name
+        work = workspace.folder / "work" / replica.name
         work.mkdir(parents=True, exist_ok=True)
         variables = environment(
             job,
             replica,
-            everyone,
+            replicas,
             self.root,
             self._storage_url,
-            place.programs,
-            place.module_path(replica.spec),
+            workspace.programs,
+            workspace.module_path(replica.spec),
         )
-        with open(joblog.log_path(place.folder, replica), "ab") as log:
+        with open(log.log_path(workspace.folder, replica), "ab") as run_log:
             return subprocess.Popen(
-                command.words(replica.spec, place.python, self.root.buckets),
+                command.argv_of(replica.spec, workspace.python, self.root.buckets),
                 cwd=work,
                 env=variables,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=run_log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
 
-def recover(store: Store) -> None:
+def recover(records: Records) -> None:
     """Give a final state to jobs that were active when an earlier server died.
 
     Their processes are gone already: the guard ends them together with the server.
     """
-    for job in store.jobs(active=True):
+    for job in records.jobs(active=True):
         if job.state == states.CANCELLING:
-            store.move(job.name, states.CANCELLED, "The job was cancelled.", code_pb2.CANCELLED)
+            records.move(job.name, states.CANCELLED, "The job was cancelled.", code_pb2.CANCELLED)
         else:
             message = "Local mode's server was stopped while the job was active. Run it again."
-            store.move(job.name, states.FAILED, message, code_pb2.UNAVAILABLE)
+            records.move(job.name, states.FAILED, message, code_pb2.UNAVAILABLE)
 
 
 def _launch_lines(replica: Replica) -> list[str]:

@@ -12,7 +12,7 @@ from google.cloud.aiplatform_v1.types import CustomJob, WorkerPoolSpec
 
 from vertex_local.config import Root
 from vertex_local.jobs import command, images, package
-from vertex_local.jobs.joblog import ServiceLog
+from vertex_local.jobs.log import ServiceLog
 
 Call: TypeAlias = "Callable[[Sequence[str], Path], int]"
 
@@ -56,13 +56,13 @@ def job_id(job: CustomJob) -> str:
     return str(job.name).rpartition("/")[2]
 
 
-def image(job: CustomJob) -> str:
+def image_of(job: CustomJob) -> str:
     """Return the image of a job's primary replica."""
     return images.image_of(job.job_spec.worker_pool_specs[0])
 
 
 def prepare(
-    root: Root, job: CustomJob, fetch: Callable[[str], bytes], say: ServiceLog, call: Call
+    root: Root, job: CustomJob, fetch: Callable[[str], bytes], service_log: ServiceLog, call: Call
 ) -> Workspace:
     """Fill a job's folder: fetch and unpack its packages, install what they require.
 
@@ -70,7 +70,7 @@ def prepare(
         root: the folder of the job is in it, and exists already.
         job: the job.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
-        say: where the service tells what it does.
+        service_log: where the service tells what it does.
         call: runs a command whose output goes to a file; returns its exit status.
 
     Raises:
@@ -82,14 +82,14 @@ def prepare(
     modules = {}
     for number, uri in enumerate(_package_uris(job)):
         modules[uri] = package.unpack(_fetched(uri, fetch), folder / "package" / str(number))
-    workspace = Workspace(folder, images.interpreter(root, image(job)), modules)
+    workspace = Workspace(folder, images.interpreter(root, image_of(job)), modules)
     command.write_programs(workspace.programs, workspace.python, workspace.site)
     required = [text for path in modules.values() for text in package.requirements(path)]
     if workspace.python == sys.executable:
         required = [text for text in required if not package.is_installed(text)]
     if required:
-        say(f"Installing {', '.join(required)} for this job.")
-        _install(workspace, required, say.path, call)
+        service_log(f"Installing {', '.join(required)} for this job.")
+        _install(workspace, required, service_log.path, call)
     return workspace
 
 

@@ -58,7 +58,7 @@ def failed_job_logs(root: Root, since: datetime) -> list[str]:
         since: a time with a time zone.
     """
     from vertex_local.jobs.workspace import job_id
-    from vertex_local.states import FAILED
+    from vertex_local.training.states import FAILED
 
     paths = [
         root.jobs / job_id(job) / "job.log"
@@ -82,13 +82,13 @@ def jobs(root: Root) -> list[Any]:
     """Return the custom jobs of a root; none if it has never had a server."""
     if not root.database.is_file():
         return []
-    from vertex_local.store import Store  # imports the SDK, which takes its time
+    from vertex_local.training.records import Records  # imports the SDK, which takes its time
 
-    store = Store(root.database)
+    records = Records(root.database)
     try:
-        return list(store.jobs())
+        return list(records.jobs())
     finally:
-        store.close()
+        records.close()
 
 
 def plain(text: str) -> str:

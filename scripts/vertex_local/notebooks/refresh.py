@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 
 from vertex_local.config import LocalModeError
-from vertex_local.notebooks import notebook, promises
+from vertex_local.notebooks import execution, promises
 from vertex_local.sandbox import sandbox
 
 TAG, COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"  # either marks a cell, as for nbval
@@ -33,12 +33,12 @@ def refresh(path: Path, write: bool) -> bool:
     Raises:
         LocalModeError: if a cell fails, nothing is promised, or something cannot be promised.
     """
-    stored = notebook.read(path)
+    stored = execution.read(path)
     if not any(map(is_promise, stored.cells)):
         raise LocalModeError(f"{path} promises nothing. Tag a code cell with {TAG!r}.")
     executed = copy.deepcopy(stored)
     with sandbox():
-        notebook.run(executed, path)
+        execution.run(executed, path)
     return settle(path, stored, executed, write)
 
 
@@ -61,7 +61,7 @@ def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
     changed = [(old, new) for old, new in pairs if _differs(old, new)]
     for old, new in changed:
         outputs = _fit(path, new)
-        print(f"\n{path.name}: {notebook.title(old)}")
+        print(f"\n{path.name}: {execution.title(old)}")
         print("\n".join(_diff(old.outputs, outputs)))
         old.outputs = outputs
     if changed and not write:
@@ -70,7 +70,7 @@ def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
     if not changed:
         print(f"{path.name} shows what it promises, in {len(pairs)} cells.")
     if write:
-        notebook.replace(path, notebook.text_of(stored))
+        execution.replace(path, execution.text_of(stored))
     return True
 
 
@@ -94,7 +94,7 @@ def _differs(old: Any, new: Any) -> bool:
 
 def _fit(path: Path, cell: Any) -> list[Any]:
     """Return the outputs of a cell as they are stored; raise if they cannot be promised."""
-    where = f"{path}, the cell {notebook.title(cell)!r},"
+    where = f"{path}, the cell {execution.title(cell)!r},"
     things = promises.shown(cell.outputs)
     if not things:
         raise LocalModeError(f"{where} shows nothing. Let it print its result, or remove the tag.")

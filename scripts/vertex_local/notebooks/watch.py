@@ -76,5 +76,5 @@ def explain(status: int) -> str:
     return f"exit status {status}" if status else ""
 
 
-if __name__ == "kernel":  # see vertex_local.notebooks.notebook, which sends this file
+if __name__ == "kernel":  # see vertex_local.notebooks.execution, which sends this file
     watch(get_ipython())  # type: ignore[name-defined]  # noqa: F821

@@ -8,7 +8,14 @@ from starlette.responses import JSONResponse, Response
 
 from vertex_local.storage import conditions, listing, resources
 from vertex_local.storage.errors import BadRequest
-from vertex_local.storage.requests import CONDITIONS, base, check_params, objects, part, read_json
+from vertex_local.storage.requests import (
+    CONDITIONS,
+    base,
+    check_params,
+    objects_of,
+    part,
+    read_json,
+)
 
 
 async def create(request: Request) -> Response:
@@ -18,14 +25,14 @@ async def create(request: Request) -> Response:
     if not isinstance(name, str):
         raise BadRequest("Required parameter: name")
     fields = resources.bucket_fields(body)
-    document = await run_in_threadpool(objects(request).create_bucket, name, fields)
+    document = await run_in_threadpool(objects_of(request).create_bucket, name, fields)
     return JSONResponse(resources.bucket_json(base(request), name, document))
 
 
 async def get(request: Request) -> Response:
     check_params(request, *CONDITIONS)
     name = part(request, "bucket")
-    document = await run_in_threadpool(objects(request).bucket, name)
+    document = await run_in_threadpool(objects_of(request).bucket, name)
     conditions.read(request.query_params, request.headers).check(document, reading=True)
     return JSONResponse(resources.bucket_json(base(request), name, document))
 
@@ -34,7 +41,7 @@ async def layout(request: Request) -> Response:
     """Answer what gcloud asks before it copies or deletes: whether folders are real objects."""
     check_params(request, "prefix")
     name = part(request, "bucket")
-    document = await run_in_threadpool(objects(request).bucket, name)
+    document = await run_in_threadpool(objects_of(request).bucket, name)
     return JSONResponse(
         {
             "kind": "storage#storageLayout",
@@ -49,7 +56,7 @@ async def layout(request: Request) -> Response:
 async def managed_folders(request: Request) -> Response:
     """Answer what gcloud asks before it deletes a bucket: there are none, and none can be made."""
     check_params(request, "prefix", "pageSize", "pageToken")
-    await run_in_threadpool(objects(request).bucket, part(request, "bucket"))
+    await run_in_threadpool(objects_of(request).bucket, part(request, "bucket"))
     return JSONResponse({"kind": "storage#managedFolders"})
 
 
@@ -58,11 +65,11 @@ async def list_all(request: Request) -> Response:
     prefix = request.query_params.get("prefix", "")
     limit = _limit(request)
     resume = listing.read_token(request.query_params.get("pageToken", ""))
-    names = await run_in_threadpool(objects(request).buckets)
+    names = await run_in_threadpool(objects_of(request).buckets)
     names = [name for name in names if name.startswith(prefix) and name >= resume]
     items = [
         resources.bucket_json(
-            base(request), name, await run_in_threadpool(objects(request).bucket, name)
+            base(request), name, await run_in_threadpool(objects_of(request).bucket, name)
         )
         for name in names[:limit]
     ]
@@ -89,7 +96,7 @@ async def _update(request: Request, replace: bool) -> Response:
     )
     name = part(request, "bucket")
     document = await run_in_threadpool(
-        objects(request).update_bucket, name, change, conditions.read(request.query_params)
+        objects_of(request).update_bucket, name, change, conditions.read(request.query_params)
     )
     return JSONResponse(resources.bucket_json(base(request), name, document))
 
@@ -97,7 +104,7 @@ async def _update(request: Request, replace: bool) -> Response:
 async def delete(request: Request) -> Response:
     check_params(request, *CONDITIONS)
     wanted = conditions.read(request.query_params)
-    await run_in_threadpool(objects(request).delete_bucket, part(request, "bucket"), wanted)
+    await run_in_threadpool(objects_of(request).delete_bucket, part(request, "bucket"), wanted)
     return Response(status_code=204)
 
 
@@ -124,7 +131,7 @@ async def list_objects(request: Request) -> Response:
 
 
 def _page(request: Request, bucket: str, query: listing.Query) -> Response:
-    found, page = objects(request).list(bucket, query)
+    found, page = objects_of(request).list(bucket, query)
     url = base(request)
     answer: dict[str, object] = {"kind": "storage#objects"}
     if found:

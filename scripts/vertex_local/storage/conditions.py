@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vertex_local.storage.errors import BadRequest, NotModified, PreconditionFailed
-from vertex_local.storage.records import Resource
+from vertex_local.storage.metadata import Resource
 
 NAMES = (
     "ifGenerationMatch",

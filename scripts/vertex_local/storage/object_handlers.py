@@ -17,10 +17,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from vertex_local.storage import conditions, resources
 from vertex_local.storage.digest import PIECE_BYTES, pieces
 from vertex_local.storage.errors import BadRange, BadRequest
+from vertex_local.storage.metadata import Resource
 from vertex_local.storage.objects import Objects, Slow
 from vertex_local.storage.partial import Partial
-from vertex_local.storage.records import Resource
-from vertex_local.storage.requests import CONDITIONS, base, check_params, objects, part, read_json
+from vertex_local.storage.requests import (
+    CONDITIONS,
+    base,
+    check_params,
+    objects_of,
+    part,
+    read_json,
+)
 
 SOURCE_CONDITIONS = tuple(name.replace("if", "ifSource", 1) for name in conditions.NAMES)
 MAX_COMPOSED = 32
@@ -39,7 +46,7 @@ async def get(request: Request) -> Response:
         return await download(request)
     bucket, name = part(request, "bucket"), part(request, "object")
     wanted = conditions.read(request.query_params, request.headers)
-    document = await soon(objects(request).get, bucket, name, wanted)
+    document = await soon(objects_of(request).get, bucket, name, wanted)
     return answer(request, bucket, name, document)
 
 
@@ -67,7 +74,7 @@ async def _update(request: Request, replace: bool) -> Response:
         resources.replace(fields, resources.OBJECT_FIELDS) if replace else resources.patch(fields)
     )
     wanted = conditions.read(request.query_params)
-    document = await run_in_threadpool(objects(request).update, bucket, name, change, wanted)
+    document = await run_in_threadpool(objects_of(request).update, bucket, name, change, wanted)
     return answer(request, bucket, name, document)
 
 
@@ -75,7 +82,7 @@ async def delete(request: Request) -> Response:
     check_params(request, *CONDITIONS)
     wanted = conditions.read(request.query_params)
     await run_in_threadpool(
-        objects(request).delete, part(request, "bucket"), part(request, "object"), wanted
+        objects_of(request).delete, part(request, "bucket"), part(request, "object"), wanted
     )
     return Response(status_code=204)
 
@@ -89,7 +96,7 @@ async def copy(request: Request) -> Response:
     target = part(request, "bucket"), part(request, "object")
     document = await run_in_threadpool(
         _copy,
-        objects(request),
+        objects_of(request),
         (part(request, "source_bucket"), part(request, "source")),
         target,
         fields,
@@ -112,23 +119,23 @@ async def copy(request: Request) -> Response:
 
 
 def _copy(
-    store: Objects,
+    objects: Objects,
     source: tuple[str, str],
     target: tuple[str, str],
     fields: Resource,
     source_wanted: conditions.Conditions,
     wanted: conditions.Conditions,
 ) -> Resource:
-    store.check_writable(*target)
-    file, document = store.open(*source, source_wanted)
-    with file, Partial(store.incoming) as partial:
+    objects.check_writable(*target)
+    file, document = objects.open(*source, source_wanted)
+    with file, Partial(objects.incoming) as partial:
         for data in pieces(file):
             partial.write(data)
         # As on Cloud Storage, metadata that is given replaces that of the source as a whole.
         kept = fields or resources.copied_fields(document)
         kept = {"contentType": document["contentType"], **kept}
         hashes = None if "md5Hash" in document else {"crc32c": partial.digest.crc32c}
-        return store.put(*target, partial, kept, wanted, hashes)
+        return objects.put(*target, partial, kept, wanted, hashes)
 
 
 async def compose(request: Request) -> Response:
@@ -144,22 +151,22 @@ async def compose(request: Request) -> Response:
     fields = resources.object_fields(body.get("destination") or {})
     wanted = conditions.read(request.query_params)
     document = await run_in_threadpool(
-        _compose, objects(request), bucket, name, sources, fields, wanted
+        _compose, objects_of(request), bucket, name, sources, fields, wanted
     )
     return answer(request, bucket, name, document)
 
 
 def _compose(
-    store: Objects,
+    objects: Objects,
     bucket: str,
     name: str,
     sources: list[dict[str, Any]],
     fields: Resource,
     wanted: conditions.Conditions,
 ) -> Resource:
-    store.check_writable(bucket, name)
+    objects.check_writable(bucket, name)
     components, content_type = 0, ""
-    with Partial(store.incoming) as partial:
+    with Partial(objects.incoming) as partial:
         for source in sources:
             params = {**source.get("objectPreconditions", {}), **source}
             params = {
@@ -167,7 +174,7 @@ def _compose(
                 for key, value in params.items()
                 if key in CONDITIONS and value is not None
             }
-            file, document = store.open(bucket, str(source.get("name")), conditions.read(params))
+            file, document = objects.open(bucket, str(source.get("name")), conditions.read(params))
             with file:
                 for data in pieces(file):
                     partial.write(data)
@@ -175,7 +182,7 @@ def _compose(
             content_type = content_type or document["contentType"]
         fields = {"contentType": content_type, **fields}
         hashes = {"crc32c": partial.digest.crc32c}  # like Cloud Storage: no MD5 of a composite
-        return store.put(
+        return objects.put(
             bucket, name, partial, {**fields, "componentCount": components}, wanted, hashes
         )
 
@@ -185,7 +192,7 @@ async def download(request: Request) -> Response:
     check_params(request, *CONDITIONS)
     bucket, name = part(request, "bucket"), part(request, "object")
     wanted = conditions.read(request.query_params, request.headers)
-    file, document = await soon(objects(request).open, bucket, name, wanted)
+    file, document = await soon(objects_of(request).open, bucket, name, wanted)
     try:
         return await _send(request, file, document)
     except BaseException:

@@ -31,8 +31,8 @@ from vertex_local.storage.errors import (
     Unavailable,
     no_object,
 )
+from vertex_local.storage.metadata import FOLDER, Metadata, Resource, identity
 from vertex_local.storage.partial import PARTIAL, Partial, readable_disk_errors
-from vertex_local.storage.records import FOLDER, Records, Resource, identity
 from vertex_local.storage.tree import Tree, is_folder
 
 BUCKET_RULES = "https://cloud.google.com/storage/docs/buckets#naming"
@@ -70,11 +70,11 @@ class Objects:
         self._folders = listing.Folders()
         self._last_generation = 0
         self._tree = Tree(root.buckets, self.incoming)
-        self._records = _open_records(root.metadata)
+        self._metadata = _open_records(root.metadata)
 
     def close(self) -> None:
         """Close the metadata; nothing may be asked afterwards."""
-        self._records.close()
+        self._metadata.close()
 
     # Buckets
 
@@ -89,7 +89,7 @@ class Objects:
                     "own it."
                 )
             document = {**_new_bucket(now()), **fields}
-            self._records.put_bucket(name, document)
+            self._metadata.put_bucket(name, document)
             (self._tree.top / name).mkdir()
         return document
 
@@ -97,10 +97,10 @@ class Objects:
         """Return a bucket's metadata; a folder that appeared from elsewhere gets some now."""
         with self._lock:
             path = self._tree.bucket(name)
-            document = self._records.bucket(name)
+            document = self._metadata.bucket(name)
             if document is None:
                 document = _new_bucket(_time(path.stat().st_mtime_ns))
-                self._records.put_bucket(name, document)
+                self._metadata.put_bucket(name, document)
         return document
 
     def buckets(self) -> list[str]:
@@ -121,7 +121,7 @@ class Objects:
             document = change(document)
             document["metageneration"] = str(int(document["metageneration"]) + 1)
             document["updated"] = now()
-            self._records.put_bucket(name, document)
+            self._metadata.put_bucket(name, document)
         return document
 
     def delete_bucket(self, name: str, conditions: Conditions) -> None:
@@ -131,7 +131,7 @@ class Objects:
             if next(self._walk(name).names(), None) is not None:
                 raise Conflict("The bucket you tried to delete is not empty.")
             shutil.rmtree(self._tree.bucket(name))  # folders without any object
-            self._records.drop_bucket(name)
+            self._metadata.drop_bucket(name)
 
     # Objects
 
@@ -195,19 +195,19 @@ class Objects:
             self._tree.check_case(bucket, name)
             document = self._new_document(partial.digest, hashes, fields, before)
             document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
-            known = self._records.of(bucket, name)
+            known = self._metadata.of(bucket, name)
             new = identity(partial.path.stat())
-            self._records.put(bucket, name, new, document)
+            self._metadata.put(bucket, name, new, document)
             self._tree.make_folders(bucket, path)
             try:
                 os.replace(partial.path, path)
             except (IsADirectoryError, NotADirectoryError, FileExistsError):
-                self._records.drop(bucket, name, [new])
+                self._metadata.drop(bucket, name, [new])
                 raise NotEmulated(
                     f"an object {name!r} beside objects '{name}/…': local mode keeps objects as "
                     "files, and one name cannot be a file and a folder"
                 ) from None
-            self._records.drop(bucket, name, known.keys() - {new})
+            self._metadata.drop(bucket, name, known.keys() - {new})
         return document
 
     def check_writable(self, bucket: str, name: str) -> None:
@@ -237,7 +237,7 @@ class Objects:
             document = change(live.resource)
             document["metageneration"] = str(int(document["metageneration"]) + 1)
             document["updated"] = now()
-            self._records.put(bucket, name, live.identity, document)
+            self._metadata.put(bucket, name, live.identity, document)
         return document
 
     def delete(self, bucket: str, name: str, conditions: Conditions = ANY) -> None:
@@ -246,13 +246,13 @@ class Objects:
             live = self._get(bucket, name, conditions)
             if live.identity != FOLDER:
                 live.path.unlink(missing_ok=True)
-            self._records.drop(bucket, name, self._records.of(bucket, name))
+            self._metadata.drop(bucket, name, self._metadata.of(bucket, name))
             self._prune(bucket, live.path if live.identity == FOLDER else live.path.parent)
 
     def list(self, bucket: str, query: listing.Query) -> tuple[list[tuple[str, Resource]], Any]:
         """Return one page: objects with their names, and the `listing.Page`."""
         page = listing.page(self._walk(bucket), query)
-        known = self._records.of_many(bucket, page.names)
+        known = self._metadata.of_many(bucket, page.names)
         found = []
         for name in page.names:
             live = self._find(bucket, name, known)
@@ -264,7 +264,7 @@ class Objects:
 
     def _walk(self, bucket: str) -> listing.Walk:
         path = self._tree.bucket(bucket)
-        return listing.Walk(path, self._folders, self._records.folders(bucket))
+        return listing.Walk(path, self._folders, self._metadata.folders(bucket))
 
     def _get(
         self,
@@ -299,7 +299,7 @@ class Objects:
         path = self._tree.top / bucket / name
         if not self._tree.is_inside(bucket, name):
             return None
-        records = None if known is not None else self._records.of(bucket, name)
+        records = None if known is not None else self._metadata.of(bucket, name)
         if name.endswith("/"):
             document = records.get(FOLDER) if records is not None else None
             if known is not None:
@@ -335,7 +335,7 @@ class Objects:
         else:
             raise _busy(bucket, name)
         with self._lock:
-            known = self._records.of(bucket, name)
+            known = self._metadata.of(bucket, name)
             if key in known:
                 return Live(path, key, known[key])
             before = max(known.values(), key=_generation, default=None)
@@ -345,8 +345,8 @@ class Objects:
             )
             document["timeCreated"] = document["updated"] = _time(status.st_mtime_ns)
             document["contentType"] = mimetypes.guess_type(name)[0] or DEFAULT_TYPE
-            self._records.put(bucket, name, key, document)
-            self._records.drop(bucket, name, known)
+            self._metadata.put(bucket, name, key, document)
+            self._metadata.drop(bucket, name, known)
         return Live(path, key, document)
 
     def _new_document(
@@ -392,7 +392,7 @@ class Objects:
             document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
             path = self._tree.top / bucket / name
             self._tree.make_folders(bucket, path / "x")
-            self._records.put(bucket, name, FOLDER, document)
+            self._metadata.put(bucket, name, FOLDER, document)
         return document
 
     def _prune(self, bucket: str, folder: Path) -> None:
@@ -400,7 +400,7 @@ class Objects:
         top = self._tree.top / bucket
         while folder != top:
             name = f"{folder.relative_to(top).as_posix()}/"
-            if FOLDER in self._records.of(bucket, name):
+            if FOLDER in self._metadata.of(bucket, name):
                 return
             try:
                 folder.rmdir()
@@ -438,11 +438,11 @@ def _new_bucket(created: str) -> Resource:
     }
 
 
-def _open_records(path: Path) -> Records:
+def _open_records(path: Path) -> Metadata:
     import sqlite3
 
     try:
-        return Records(path)
+        return Metadata(path)
     except sqlite3.DatabaseError as err:
         raise LocalModeError(
             f"{path} is damaged ({err}). It holds content types, labels and checksums, not your "

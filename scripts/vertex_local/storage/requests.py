@@ -28,7 +28,7 @@ SIGNED = re.compile(r"x-goog-.*|googleaccessid|signature|expires", re.I)  # para
 CONDITIONS = frozenset([*conditions.NAMES, "generation"])
 
 
-def objects(request: Request) -> Objects:
+def objects_of(request: Request) -> Objects:
     """Return the buckets that this server is about."""
     found: Objects = request.app.state.objects
     return found

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from vertex_local.config import PROJECT_NUMBER
 from vertex_local.storage.conditions import etag
 from vertex_local.storage.errors import BadRequest, NotEmulated
-from vertex_local.storage.records import Resource
+from vertex_local.storage.metadata import Resource
 
 OBJECT_FIELDS = frozenset(
     "cacheControl contentDisposition contentEncoding contentLanguage contentType customTime "

@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from vertex_local import loopback
+from vertex_local.server import access
 from vertex_local.storage import batch, bucket_handlers, object_handlers, upload_handlers
 from vertex_local.storage.errors import Forbidden, NotEmulated, StorageError
 from vertex_local.storage.objects import Objects
-from vertex_local.storage.requests import objects, part
+from vertex_local.storage.requests import objects_of, part
 from vertex_local.storage.uploads import Parts, Sessions
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _routes() -> list[Route]:
     return routes
 
 
-def application(store: Objects) -> Starlette:
+def application(objects: Objects) -> Starlette:
     """Return the web application for these buckets."""
     app = Starlette(
         routes=_routes(),
@@ -100,9 +100,9 @@ def application(store: Objects) -> Starlette:
             Exception: _crash,
         },
     )
-    app.state.objects = store
-    app.state.sessions = Sessions(store.incoming)
-    app.state.parts = Parts(store.incoming)
+    app.state.objects = objects
+    app.state.sessions = Sessions(objects.incoming)
+    app.state.parts = Parts(objects.incoming)
     return app
 
 
@@ -115,7 +115,7 @@ class _Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if reason := loopback.refusal(Headers(scope=scope)):
+        if reason := access.refusal(Headers(scope=scope)):
             await _response(Forbidden(reason), xml=False)(scope, receive, send)
             return
         path = scope.get("raw_path", b"").split(b"?")[0].decode("latin-1")
@@ -123,7 +123,7 @@ class _Gate:
 
 
 async def xml_bucket(request: Request) -> Response:
-    objects(request).bucket(part(request, "bucket"))
+    objects_of(request).bucket(part(request, "bucket"))
     raise NotEmulated("listing with the XML API")
 
 

@@ -14,17 +14,17 @@ from starlette.responses import Response
 from vertex_local.storage import conditions, object_handlers, resources
 from vertex_local.storage.digest import PIECE_BYTES, from_header
 from vertex_local.storage.errors import BadRequest, Cancelled, NotEmulated, no_object
+from vertex_local.storage.metadata import Resource
 from vertex_local.storage.multipart import RelatedBody, boundary
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.partial import Partial
-from vertex_local.storage.records import Resource
 from vertex_local.storage.requests import (
     CONDITIONS,
     MAX_JSON_BYTES,
     base,
     check_params,
     intent,
-    objects,
+    objects_of,
     parse_json,
     part,
     read_json,
@@ -63,13 +63,13 @@ async def _whole(
     request: Request, metadata: dict[str, Any], media_type: str, content: AsyncIterator[bytes]
 ) -> Response:
     """Store an object that comes in one request."""
-    store = objects(request)
+    objects = objects_of(request)
     plan = intent(request, part(request, "bucket"), metadata, _fields(request, metadata))
     if media_type:
         plan.fields.setdefault("contentType", media_type)
-    with Partial(store.incoming) as partial:
+    with Partial(objects.incoming) as partial:
         rest = await receive(content, partial)
-        document = await run_in_threadpool(_finish, store, plan, partial, rest)
+        document = await run_in_threadpool(_finish, objects, plan, partial, rest)
     return object_handlers.answer(request, plan.bucket, plan.name, document)
 
 
@@ -83,7 +83,7 @@ def _fields(request: Request, metadata: dict[str, Any]) -> Resource:
 
 
 def _finish(
-    store: Objects, plan: Intent, partial: Partial, rest: bytes = b"", components: int = 0
+    objects: Objects, plan: Intent, partial: Partial, rest: bytes = b"", components: int = 0
 ) -> Resource:
     """Make what was received the object, if its checksums are right."""
     if rest:
@@ -94,7 +94,7 @@ def _finish(
         fields = {**fields, "componentCount": components}
         hashes = {"crc32c": partial.digest.crc32c}
     wanted = conditions.read(plan.params)
-    return store.put(plan.bucket, plan.name, partial, fields, wanted, hashes)
+    return objects.put(plan.bucket, plan.name, partial, fields, wanted, hashes)
 
 
 # Resumable uploads
@@ -105,10 +105,10 @@ async def _begin(request: Request) -> Response:
     plan = intent(request, part(request, "bucket"), metadata, _fields(request, metadata))
     if media_type := request.headers.get("x-upload-content-type"):
         plan.fields.setdefault("contentType", media_type)
-    store = objects(request)
-    await run_in_threadpool(store.check_writable, plan.bucket, plan.name)
+    objects = objects_of(request)
+    await run_in_threadpool(objects.check_writable, plan.bucket, plan.name)
     wanted = conditions.read(plan.params)
-    await run_in_threadpool(store.check_conditions, plan.bucket, plan.name, wanted)
+    await run_in_threadpool(objects.check_conditions, plan.bucket, plan.name, wanted)
     session = await run_in_threadpool(_sessions(request).begin, plan)
     location = f"{base(request)}{request.scope['path']}?uploadType=resumable&upload_id={session.id}"
     headers = {"Location": location, "X-GUploader-UploadID": session.id}
@@ -200,7 +200,7 @@ def _is_complete(request: Request, session: Session, total: int | None) -> bool:
 
 def _end(request: Request, session: Session) -> None:
     try:
-        result = _finish(objects(request), session.intent, session.received)
+        result = _finish(objects_of(request), session.intent, session.received)
     except Exception:
         _sessions(request).end(session, None)
         raise
@@ -227,7 +227,7 @@ async def xml_post(request: Request) -> Response:
     bucket, name = part(request, "bucket"), part(request, "object")
     if "uploads" in request.query_params:
         plan = Intent(bucket, name, _xml_fields(request), {}, {})
-        await run_in_threadpool(objects(request).check_writable, bucket, name)
+        await run_in_threadpool(objects_of(request).check_writable, bucket, name)
         number = await run_in_threadpool(_parts(request).begin, plan)
         return _xml("InitiateMultipartUploadResult", Bucket=bucket, Key=name, UploadId=number)
     if "uploadId" not in request.query_params:
@@ -251,7 +251,7 @@ async def xml_put(request: Request) -> Response:
     _own_parts(request, number)
     announced = from_header(request.headers.getlist("x-goog-hash"))
     announced.setdefault("md5", request.headers.get("content-md5", ""))
-    with Partial(objects(request).incoming) as partial:
+    with Partial(objects_of(request).incoming) as partial:
         rest = await receive(aiter(request.stream()), partial)
         await run_in_threadpool(partial.write, rest)
         partial.digest.verify(announced.get("md5"), announced.get("crc32c"))
@@ -274,10 +274,10 @@ async def xml_delete(request: Request) -> Response:
 def _complete(
     request: Request, number: str, plan: Intent, wanted: list[tuple[int, str]]
 ) -> Resource:
-    store = objects(request)
-    with Partial(store.incoming) as partial:
+    objects = objects_of(request)
+    with Partial(objects.incoming) as partial:
         count = _parts(request).join(number, wanted, partial)
-        document = _finish(store, plan, partial, components=count)
+        document = _finish(objects, plan, partial, components=count)
     _parts(request).end(number)
     return document
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from vertex_local.storage.digest import digest_of, pieces
 from vertex_local.storage.errors import BadRequest, NotFound
+from vertex_local.storage.metadata import Resource
 from vertex_local.storage.partial import Partial, readable_disk_errors
-from vertex_local.storage.records import Resource
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # as Cloud Storage keeps an upload that nobody continues
 KEPT_RESULTS = 1000  # of finished uploads, whose last answer may have got lost on its way

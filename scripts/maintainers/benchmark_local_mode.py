@@ -1,0 +1,191 @@
+"""Measure local mode: what a job costs beyond its script, and how quickly the server answers.
+
+    python scripts/maintainers/benchmark.py local-mode
+
+Everything runs on a root of its own in a temporary folder. A ratio compares two things that ran in
+turn in this one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+
+from vertex_local.config import Root, ServerRecord
+from vertex_local.kernel import clients
+from vertex_local.server import daemon
+
+SCRIPT = Path(__file__).resolve().parents[1] / "train_nn.py"
+IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest"
+ROWS = {"train": 569, "val": 143}  # as in the lesson
+FINISHED_JOBS, AT_ONCE, GETS = 1000, 50, 50
+PAUSE: dict[str, Any] = {
+    "machineSpec": {"machineType": "n1-standard-4"},
+    "replicaCount": "1",
+    "containerSpec": {
+        "imageUri": IMAGE,
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+    },
+}
+PLACE = "/v1/projects/vertex-local/locations/us-central1"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print all measures; return 0."""
+    parser = argparse.ArgumentParser(prog="benchmark.py local-mode", description=__doc__)
+    parser.add_argument("--turns", type=int, default=5, help="turns of a comparison (default: 5)")
+    turns = parser.parse_args(argv).turns
+    logging.disable(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Root(Path(folder) / "root")
+        started = seconds(lambda: daemon.start(root))
+        record = daemon.find(root)
+        assert record is not None  # it has just been started
+        try:
+            print(f"server start, imports included: {started:.2f} s")
+            imports = seconds(
+                lambda: run(
+                    sys.executable,
+                    "-c",
+                    "from vertex_local import imports; imports.skip_clients(); "
+                    "import vertex_local.server.process",
+                )
+            )
+            print(f"  of which imports about {imports:.2f} s")
+            clients.configure_clients(root, record)
+            job_against_script(turns)
+            many_jobs(record)
+        finally:
+            daemon.stop(root)
+    return 0
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def run(*command: str) -> None:
+    """Run a command that prints nothing of interest."""
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def job_against_script(turns: int) -> None:
+    """`job.run()` of the lesson's script, against the same script with the same arguments."""
+    from google.cloud import aiplatform, storage
+
+    bucket = storage.Client().create_bucket("benchmark")
+    rng = np.random.default_rng(0)
+    for part, rows in ROWS.items():
+        x = rng.standard_normal((rows, 7)).astype("float32")
+        file = io.BytesIO()
+        arrays: dict[str, Any] = {f"X_{part}": x, f"y_{part}": (x[:, 0] > 0).astype("float32")}
+        np.savez_compressed(file, **arrays)
+        bucket.blob(f"{part}.npz").upload_from_string(file.getvalue())
+    args = [f"--{part}=gs://benchmark/{part}.npz" for part in ROWS]
+    args += ["--epochs=200", "--learning_rate=0.001"]
+
+    def by_hand() -> None:
+        run(sys.executable, str(SCRIPT), *args, "--model_out=gs://benchmark/by-hand")
+
+    def as_a_job() -> None:
+        job = aiplatform.CustomTrainingJob(
+            display_name="benchmark",
+            script_path=str(SCRIPT),
+            container_uri=IMAGE,
+            staging_bucket="gs://benchmark/staging",
+        )
+        job.run(
+            args=[*args, "--model_out=gs://benchmark/as-a-job"],
+            machine_type="n1-standard-4",
+            replica_count=1,
+        )
+
+    for warm_up in (by_hand, as_a_job):
+        warm_up()
+    times = [(seconds(by_hand), seconds(as_a_job)) for _ in range(turns)]
+    hand, job = (statistics.median(column) for column in zip(*times, strict=True))
+    ratio = statistics.median(b / a for a, b in times)
+    more = statistics.median(b - a for a, b in times)
+    print(f"the lesson's script by hand: {hand:.2f} s; as a job: {job:.2f} s (medians of {turns})")
+    print(f"  a job takes {more:+.2f} s (target: about 1 s), ratio {ratio:.2f} (target: 1.3)")
+
+
+def many_jobs(record: ServerRecord) -> None:
+    """Lists and single jobs with many finished jobs in the store, and many readers at once."""
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {record.token}"
+    pool: dict[str, Any] = {
+        "machineSpec": {"machineType": "n1-standard-4"},
+        "replicaCount": "1",
+        "pythonPackageSpec": {
+            "executorImageUri": IMAGE,
+            "packageUris": ["gs://benchmark/none.tar.gz"],  # so that the job ends at once
+            "pythonModule": "none",
+        },
+    }
+    body: dict[str, Any] = {"displayName": "benchmark", "jobSpec": {"workerPoolSpecs": [pool]}}
+    jobs = f"{record.api_url}{PLACE}/customJobs"
+    name = ""
+    for _ in range(FINISHED_JOBS):
+        name = session.post(jobs, json=body, timeout=60).json()["name"]
+    one = f"{record.api_url}/v1/{name}"
+    while "endTime" not in session.get(one, timeout=60).json():
+        pass
+    report("list page of 100", lambda: session.get(jobs, timeout=60))
+    report("get of one", lambda: session.get(one, timeout=60))
+
+    running = session.post(jobs, json=body | {"jobSpec": {"workerPoolSpecs": [PAUSE]}}, timeout=60)
+    active = f"{record.api_url}/v1/{running.json()['name']}"
+    at_once("a finished job", one, session)
+    session.get(active, timeout=60)  # the first GET of an active job waits for its next change
+    at_once("the running job", active, session)
+    session.post(f"{active}:cancel", json={}, timeout=60)
+    print(f"memory of the server with {FINISHED_JOBS} jobs: {memory_mb(record.pid)}")
+
+
+def at_once(what: str, url: str, session: requests.Session) -> None:
+    """Print how long many GETs of one job take that arrive together, while a job runs."""
+
+    def get(_: int) -> Any:
+        return requests.get(url, headers=dict(session.headers), timeout=60).status_code
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        took = seconds(lambda: list(threads.map(get, range(AT_ONCE))))
+    print(f"{AT_ONCE} GETs at once of {what}, while a job runs: {took * 1000:.0f} ms for all")
+
+
+def report(what: str, work: Callable[[], object]) -> None:
+    """Print the median time of `work`."""
+    median = statistics.median(seconds(work) for _ in range(GETS))
+    print(f"{what}, with {FINISHED_JOBS} finished jobs: {median * 1000:.1f} ms (target: 20 ms)")
+
+
+def memory_mb(pid: int) -> str:
+    """Return the memory that a process holds, where the system tells it in a file."""
+    path = f"/proc/{pid}/statm"
+    if not os.path.exists(path):
+        return "not known on this system"
+    with open(path) as file:
+        pages = int(file.read().split()[1])
+    return f"{pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f} MB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

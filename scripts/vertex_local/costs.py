@@ -1,0 +1,329 @@
+"""What a training job costs on Vertex AI, from the dated prices in data/prices.csv.
+
+    from lesson import costs  # in a notebook first: sys.path.insert(0, "../scripts")
+
+    print(costs.estimate("n1-standard-8", "NVIDIA_TESLA_T4", minutes=10))  # before
+    print(costs.of_job(job))  # after: for a job object of the SDK, in the cloud or in local mode
+    print(costs.total([costs.of_job(job), costs.of_job(gpu_job)]))
+
+Everything here is an estimate: no discount, no tax, no storage, no network. What cannot be said is
+said in words, in `Estimate.problem`; nothing here raises because a price is missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+# In the clone, its table; installed without one, the copy that was packed with this file.
+CLONE = Path(__file__).resolve().parents[2] / "data" / "prices.csv"
+PRICES = CLONE if CLONE.is_file() else Path(__file__).with_name("prices.csv")
+REGION = "us-central1"
+PROVISIONING_MINUTES = 4.0  # 3 to 4 in the log of a job with one T4, February 2026
+BOOT_DISK_TYPE, BOOT_DISK_GB = "pd-ssd", 100.0  # what a job gets if it does not say otherwise
+CONFIDENCES = ("high", "medium", "low")  # best first
+
+
+# ------------------------------------------------------------------------------ prices
+
+
+@dataclass(frozen=True)
+class Price:
+    """One line of data/prices.csv; data/README.md explains the columns."""
+
+    item: str
+    kind: str
+    includes: str
+    terms: str
+    region: str
+    unit: str
+    usd: float
+    compute_engine_usd: float | None
+    date: str
+    noted: str
+    source: str
+    confidence: str
+    note: str
+
+
+def prices(path: Path | None = None) -> tuple[Price, ...]:
+    """Read the table of prices, by default data/prices.csv.
+
+    Raises:
+        ValueError: if it is not there, or a line of it is not what data/README.md describes.
+    """
+    path = path or PRICES
+    if not path.is_file():
+        raise ValueError(f"there is no table of prices: {path} is missing.")
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: Path, _changed: int) -> tuple[Price, ...]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        return tuple(_price(row, f"{path.name}, line {rows.line_num}") for row in rows)
+
+
+def _price(row: dict[str, Any], place: str) -> Price:
+    try:
+        base = row["compute_engine_usd"]
+        numbers = {"usd": float(row["usd"]), "compute_engine_usd": float(base) if base else None}
+        found = Price(**{**row, **numbers})
+    except (KeyError, TypeError, ValueError) as err:
+        raise ValueError(f"{place} is not a price as data/README.md describes it.") from err
+    if not 0 <= found.usd < math.inf or found.confidence not in CONFIDENCES:
+        raise ValueError(f"{place}: usd must be 0 or more, and confidence one of {CONFIDENCES}.")
+    return found
+
+
+def price(item: str, terms: str = "on-demand", region: str = REGION) -> Price | None:
+    """Return the price of a machine type, an accelerator type, a disk …; None if not in the table.
+
+    Args:
+        item: as Vertex AI spells it, such as `n1-standard-4` or `NVIDIA_TESLA_T4`.
+        terms: `on-demand`, `spot` or `flex-start`.
+        region: such as `us-central1`.
+
+    Raises:
+        ValueError: if the table cannot be read.
+    """
+    wanted = (item, terms, region)
+    return next((p for p in prices() if (p.item, p.terms, p.region) == wanted), None)
+
+
+# ------------------------------------------------------------------------------ estimates
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that a job pays for: `count` pieces (or GB) of `price.item` for `hours`."""
+
+    count: float
+    hours: float
+    price: Price
+
+    @property
+    def usd(self) -> float:
+        return self.count * self.hours * self.price.usd
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Machines of one kind that a job asks for: one worker pool."""
+
+    machine_type: str
+    accelerator_type: str = ""
+    accelerator_count: int = 0
+    replica_count: int = 1
+    disk_type: str = BOOT_DISK_TYPE
+    disk_gb: float = BOOT_DISK_GB
+
+    def __str__(self) -> str:
+        text = f"{self.replica_count} × {self.machine_type}"
+        if self.accelerator_count:
+            text += f" with {self.accelerator_count} × {self.accelerator_type}"
+            text += " each" if self.replica_count > 1 else ""
+        return text
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a job costs, and how well that is known. `print` shows it as one line."""
+
+    what: str  # the machines, for people
+    minutes: float  # of running
+    provisioning_minutes: float
+    parts: tuple[Part, ...] = ()
+    problem: str = ""  # one sentence if there is no estimate
+
+    @property
+    def usd(self) -> float | None:
+        """US dollars, or None if a price is missing or the question makes no sense."""
+        return None if self.problem else sum(part.usd for part in self.parts)
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """US dollars for an hour of these machines."""
+        if self.problem:
+            return None
+        return sum(part.count * part.price.usd for part in self.parts)
+
+    @property
+    def dates(self) -> str:
+        """When the prices were published or, where the source does not say, when we noted them."""
+        found = {p.price.date or f"undated, noted {p.price.noted}" for p in self.parts}
+        return "; ".join(sorted(found))
+
+    @property
+    def confidence(self) -> str:
+        """`high`, `medium` or `low`: that of the price we know least about."""
+        return max((part.price.confidence for part in self.parts), key=CONFIDENCES.index)
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"Cost unknown: {self.problem}"
+        return (
+            f"About {money(self.usd or 0)}: {self.what} for {self.minutes:.1f} min and "
+            f"{self.provisioning_minutes:g} min of provisioning "
+            f"(prices: {self.dates}; confidence: {self.confidence})"
+        )
+
+
+def money(usd: float) -> str:
+    """Return an amount in US dollars with cents, or with two digits if it is less than that."""
+    rounded = float(f"{usd:.2g}")
+    places = max(2, 1 - math.floor(math.log10(rounded))) if rounded else 2
+    return f"${usd:,.{places}f}"
+
+
+def estimate(
+    machine_type: str,
+    accelerator_type: str | None = None,
+    accelerator_count: int = 0,
+    replica_count: int = 1,
+    minutes: float = 0.0,
+    provisioning_minutes: float = PROVISIONING_MINUTES,
+    spot: bool = False,
+    region: str = REGION,
+) -> Estimate:
+    """Estimate the cost of a job before it runs.
+
+    Args:
+        machine_type: such as `n1-standard-4`.
+        accelerator_type: such as `NVIDIA_TESLA_T4`, or None.
+        accelerator_count: GPUs on each machine; 1 if a type is given without a count.
+        replica_count: number of machines, all of the same kind.
+        minutes: how long the script runs.
+        provisioning_minutes: until it runs. Whether Vertex AI charges this time is not
+            established, so it is counted: rather too much than too little.
+        spot: with Spot prices, without preemptions.
+        region: where.
+
+    Returns:
+        An estimate, whose `problem` says in words why there is no amount.
+    """
+    count = (accelerator_count or 1) if accelerator_type else 0
+    pool = Pool(machine_type, accelerator_type or "", count, replica_count)
+    terms = "spot" if spot else "on-demand"
+    return _estimate([pool], minutes, provisioning_minutes, terms, region)
+
+
+def _estimate(
+    pools: list[Pool], minutes: float, provisioning_minutes: float, terms: str, region: str
+) -> Estimate:
+    what = " and ".join(map(str, pools)) + ("" if terms == "on-demand" else f" ({terms})")
+    hours = (minutes + provisioning_minutes) / 60
+    parts: list[Part] = []
+    problem = _nonsense(pools, minutes, provisioning_minutes)
+    for pool in pools if not problem else []:
+        for count, item, item_terms in _needs(pool, terms, region):
+            if found := price(item, item_terms, region):
+                parts.append(Part(count * pool.replica_count, hours, found))
+            elif not problem:
+                problem = f"data/prices.csv has no {item_terms} price for {item} in {region}."
+    return Estimate(what, minutes, provisioning_minutes, tuple(parts), problem)
+
+
+def _needs(pool: Pool, terms: str, region: str) -> list[tuple[float, str, str]]:
+    """What one machine of a pool pays for: how much, of what, on which terms."""
+    needs: list[tuple[float, str, str]] = [(1, pool.machine_type, terms)]
+    machine = price(pool.machine_type, terms, region)
+    built_in = machine is not None and pool.accelerator_type in machine.includes.split()
+    if pool.accelerator_count and not built_in:
+        needs.append((pool.accelerator_count, pool.accelerator_type, terms))
+    return [*needs, (pool.disk_gb, pool.disk_type, "on-demand")]
+
+
+def _nonsense(pools: list[Pool], *minutes: float) -> str:
+    """Say what is wrong with a question that no price could answer."""
+    try:
+        prices()
+    except ValueError as err:
+        return str(err)
+    for value in minutes:
+        if not 0 <= value < math.inf:
+            return f"minutes must be 0 or more, not {value}."
+    for pool in pools:
+        if pool.replica_count < 1 or pool.accelerator_count < 0:
+            return f"a job needs at least one machine and no negative number of GPUs, not {pool}."
+    return "" if pools else "the job asks for no machine."
+
+
+# ------------------------------------------------------------------------------ jobs
+
+
+def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Estimate:
+    """Account for a job: what it asked for, and how long it ran, or has been running.
+
+    Args:
+        job: a `CustomTrainingJob`, `CustomPythonPackageTrainingJob`, `CustomContainerTrainingJob`
+            or `CustomJob` of `google.cloud.aiplatform`, or a `CustomJob` message of
+            `google.cloud.aiplatform_v1`. Time in the queue is not counted.
+        provisioning_minutes: what to add to the running time: a job's start time, in local mode,
+            knows nothing of it.
+    """
+    try:
+        record = getattr(job, "gca_resource", job)
+    except RuntimeError as err:  # of the SDK: "... resource has not been created."
+        return Estimate("no job", 0, 0, problem=str(err))
+    if backing := dict(getattr(record, "training_task_metadata", None) or {}).get(
+        "backingCustomJob"
+    ):
+        from google.cloud import aiplatform  # only a training pipeline needs it
+
+        record = aiplatform.CustomJob.get(backing).gca_resource
+    spec = getattr(record, "job_spec", None)
+    if spec is None:
+        return Estimate("no job", 0, 0, problem=f"{type(job).__name__} names no machines.")
+    strategy = int(spec.scheduling.strategy)
+    terms = {4: "spot", 6: "flex-start"}.get(strategy, "on-demand")  # Scheduling.Strategy
+    pools = _merged([_pool(pool) for pool in spec.worker_pool_specs if pool.replica_count])
+    region = record.name.split("/locations/")[-1].split("/")[0]
+    return _estimate(pools, _running_minutes(record), provisioning_minutes, terms, region)
+
+
+def _pool(spec: Any) -> Pool:
+    machine, disk = spec.machine_spec, spec.disk_spec
+    kind, count = machine.accelerator_type, machine.accelerator_count
+    return Pool(
+        machine.machine_type,
+        getattr(kind, "name", str(kind)) if count else "",  # a number, if newer than the SDK
+        count,
+        int(spec.replica_count),
+        disk.boot_disk_type or BOOT_DISK_TYPE,
+        float(disk.boot_disk_size_gb or BOOT_DISK_GB),
+    )
+
+
+def _merged(pools: list[Pool]) -> list[Pool]:
+    """Make one pool of those with equal machines: the SDK keeps the first replica apart."""
+    counts: dict[Pool, int] = {}
+    for pool in pools:
+        alone = replace(pool, replica_count=1)
+        counts[alone] = counts.get(alone, 0) + pool.replica_count
+    return [replace(pool, replica_count=count) for pool, count in counts.items()]
+
+
+def _running_minutes(record: Any) -> float:
+    if not record.start_time:
+        return 0.0
+    end = record.end_time or datetime.now(timezone.utc)
+    return float(max(0.0, (end - record.start_time).total_seconds() / 60))
+
+
+def total(estimates: Iterable[Estimate]) -> str:
+    """Return the sum of some estimates as one line, and how many of them have no price."""
+    listed = list(estimates)
+    known = [each for each in listed if each.usd is not None]
+    text = f"Together about {money(sum(each.usd or 0 for each in known))}"
+    text += f" for {len(listed)} job{'' if len(listed) == 1 else 's'}"
+    if unknown := len(listed) - len(known):
+        text += f", not counting {unknown} whose price is unknown"
+    return text

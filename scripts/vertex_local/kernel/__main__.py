@@ -1,0 +1,90 @@
+"""The kernel's process, and what it does before the first cell and around each.
+
+Choosing this kernel is the only switch between Google Cloud and local mode.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from vertex_local import config
+from vertex_local.config import LocalModeError, Root
+from vertex_local.jobs import log
+from vertex_local.kernel.clients import configure_clients
+from vertex_local.server import daemon
+from vertex_local.storage import mount
+
+
+def main() -> None:
+    """Run the kernel: start local mode if it is not running, set up the clients, then serve."""
+    root = config.find_root()
+    start_again_with_gcs(root)
+    from ipykernel.kernelapp import IPKernelApp
+
+    app = IPKernelApp.instance()
+    app.initialize()  # before the SDK is imported: its logger takes hold of the stdout of then
+    # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    try:
+        configure_clients(root, daemon.ensure(root))
+    except LocalModeError as err:
+        refuse_cells(app.shell, str(err))
+    else:
+        app.shell.events.register("pre_run_cell", lambda _info: revive(root))
+        warnings = JobWarnings(root)
+        app.shell.events.register("post_run_cell", lambda _result: warnings.show())
+    app.start()
+
+
+def start_again_with_gcs(root: Root) -> None:
+    """Become the same kernel in a `/` that has `/gcs`, if there is none and the machine allows it.
+
+    Before anything else: later, threads and open files of the old `/` would be in the way.
+    """
+    with suppress(LocalModeError):  # said in each cell later
+        root.create()
+        if words := mount.prefix(root.buckets):
+            kernel = [sys.executable, "-m", "vertex_local.kernel", *sys.argv[1:]]
+            os.execv(words[0], [*words, *kernel])
+
+
+def revive(root: Root) -> None:
+    """Start the server again if it was stopped or killed since the last cell, and say so."""
+    if daemon.find(root) is None:
+        configure_clients(root, daemon.ensure(root))
+        print("Local mode's server had stopped and was started again. Buckets and jobs are kept.")
+
+
+class JobWarnings:
+    """Shows what local mode warns of, such as an old image, below the cell that started the job."""
+
+    def __init__(self, root: Root) -> None:
+        self._jobs = root.jobs
+        self._seen = set(self._folders())
+
+    def _folders(self) -> list[Path]:
+        return sorted(self._jobs.iterdir()) if self._jobs.is_dir() else []
+
+    def show(self) -> None:
+        """Print the warnings of jobs that were started since the last call."""
+        for folder in self._folders():
+            said = [] if folder in self._seen else [line.text for line in log.said(folder)]
+            if log.RUNNING in said:  # warnings come before that
+                self._seen.add(folder)
+                for text in said:
+                    if text.startswith(log.WARNING):
+                        print(text)
+
+
+def refuse_cells(shell: Any, reason: str) -> None:
+    """Let every cell fail with `reason`: without local mode, none may reach a real account."""
+    statement = f"raise RuntimeError({f'Local mode is not available. {reason}'!r})\n"
+    shell.input_transformers_cleanup.append(lambda _lines: [statement])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Pointing Google's clients at local mode, through their public doors only."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from vertex_local import config, imports
+from vertex_local.config import Root, ServerRecord
+from vertex_local.storage import mount
+
+SDK = "google.cloud.aiplatform"
+
+
+def environment(root: Root, record: ServerRecord) -> dict[str, str]:
+    """Return the environment variables that point clients at local mode."""
+    return (
+        config.without_account(root)
+        | config.past_proxies()
+        | config.shell_tools(root, record.storage_url)
+        | {
+            "STORAGE_EMULATOR_HOST": record.storage_url,
+            "GOOGLE_CLOUD_PROJECT": config.PROJECT,
+            "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
+            "CLOUDSDK_AI_REGION": config.DEFAULT_REGION,
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{record.api_url}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": f"{record.api_url}/",
+            # The storage client would ask for bucket metadata that only Cloud Trace needs.
+            "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
+            "VERTEX_LOCAL_API": record.api_url,
+            "VERTEX_LOCAL_TOKEN": record.token,
+            mount.BUCKETS: str(root.buckets),
+        }
+    )
+
+
+def configure_clients(root: Root, record: ServerRecord) -> None:
+    """Point this process's Google clients at local mode.
+
+    A later `aiplatform.init(project=…, location=…, staging_bucket=…)` keeps what is set here.
+    """
+    os.environ.update(environment(root, record))
+    imports.after_import(SDK, init_sdk)
+
+
+def init_sdk(aiplatform: Any) -> None:
+    """Tell the SDK what it does not read from the environment."""
+    from google.oauth2.credentials import Credentials
+
+    aiplatform.init(
+        project=config.PROJECT,
+        location=config.DEFAULT_REGION,
+        api_endpoint=os.environ["VERTEX_LOCAL_API"],
+        api_transport="rest",
+        credentials=Credentials(token=os.environ["VERTEX_LOCAL_TOKEN"]),
+    )

@@ -1,0 +1,4 @@
+"""The server of one root: its process, its sockets, who may ask; starting, finding, stopping it.
+
+May import `training`, `jobs` and `storage`.
+"""

@@ -1,0 +1,152 @@
+"""The server seen from outside: start it in the background, find it, stop it.
+
+Imports nothing heavy, so that `vertex-local status` and a starting kernel answer quickly.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from vertex_local.config import LocalModeError, Root, ServerRecord
+from vertex_local.server import lock, ports
+
+START_SECONDS = 90.0  # a cold start imports the Google SDK, which a busy machine does slowly
+STOP_SECONDS = 20.0
+POLL_SECONDS = 0.05
+# Servers outlive whoever started them, so these are kept: a Popen object that is collected while
+# its process runs on complains.
+_started: list[subprocess.Popen[bytes]] = []
+
+ALREADY_SERVED = 4  # exit status of a server that found its root locked by another one
+
+
+def find(root: Root) -> ServerRecord | None:
+    """Return the record of the server that answers for `root` now, or None."""
+    record = ServerRecord.read(root.record)
+    return record if record and _answers(record) else None
+
+
+def _answers(record: ServerRecord) -> bool:
+    try:
+        with ask(f"{record.api_url}/healthz", 5) as response:
+            # After a crash, the port of an old record may belong to the server of another root.
+            return bool(response.read().decode() == str(record.pid))
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def ask(url: str, seconds: float) -> Any:
+    """Open a URL of local mode, past any proxy that the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(url, timeout=seconds)
+
+
+def start(root: Root, api_port: int = 0, storage_port: int = 0) -> ServerRecord:
+    """Start a server in the background and return once it answers.
+
+    Raises:
+        LocalModeError: if one is running for this root already, or it cannot start.
+    """
+    if running := find(root):
+        raise LocalModeError(
+            f"Local mode is already running for {root.path} (process {running.pid}, "
+            f"{running.api_url}). Use it as it is, or stop it first with `vertex-local down`."
+        )
+    for port in (api_port, storage_port):
+        ports.listen(port).close()  # a port in use is reported now, not after slow imports
+    return _launch(root, api_port, storage_port)
+
+
+def ensure(root: Root) -> ServerRecord:
+    """Return the record of the running server, starting one if there is none.
+
+    Raises:
+        LocalModeError: if none is running and none can be started.
+    """
+    return find(root) or _launch(root, 0, 0)
+
+
+@contextmanager
+def running(root: Root) -> Iterator[ServerRecord]:
+    """Give a running server for the time of the context; one started here is stopped again.
+
+    Raises:
+        LocalModeError: if none is running and none can be started.
+    """
+    found = find(root)
+    record = found or ensure(root)
+    try:
+        yield record
+    finally:
+        if found is None:
+            stop(root)
+
+
+def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
+    root.create()
+    command = [sys.executable, "-m", "vertex_local", "up", "--foreground"]
+    command += [f"--api-port={api_port}", f"--storage-port={storage_port}"]
+    with open(root.log, "ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=root.path,
+            env={**os.environ, "VERTEX_LOCAL_ROOT": str(root.path)},
+            start_new_session=True,
+        )
+    _started.append(process)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if record := find(root):  # ours, or that of another caller who was a moment faster
+            return record
+        if process.poll() == ALREADY_SERVED and not lock.is_held(root):
+            return _launch(root, api_port, storage_port)  # the other one was about to end
+        if process.poll() not in (None, ALREADY_SERVED):
+            last = root.log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise LocalModeError("".join(last) or f"Local mode could not start; see {root.log}.")
+        time.sleep(POLL_SECONDS)
+    process.kill()
+    raise LocalModeError(f"Local mode did not start within {START_SECONDS:g} s; see {root.log}.")
+
+
+def stop(root: Root) -> bool:
+    """Stop the server of `root` with its jobs; return whether there was one.
+
+    Raises:
+        LocalModeError: if it does not end in time.
+    """
+    record = find(root)
+    if record is None:
+        _forget(0)
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(record.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while lock.is_held(root):
+        if time.monotonic() > deadline:
+            raise LocalModeError(
+                f"The local-mode server (process {record.pid}) does not stop; end it with "
+                f"`kill -9 {record.pid}`. Its jobs end with it."
+            )
+        time.sleep(POLL_SECONDS)
+    _forget(record.pid)
+    return True
+
+
+def _forget(pid: int) -> None:
+    """Reap servers that this process started: the one that is just ending, and any dead ones."""
+    for process in _started:
+        if process.pid == pid:
+            process.wait()
+    _started[:] = [process for process in _started if process.poll() is None]

@@ -1,0 +1,168 @@
+"""What each operation of the training API does; knows neither URLs nor processes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from google.cloud.aiplatform_v1.types import CustomJob, TrainingPipeline
+
+from vertex_local import config
+from vertex_local.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unimplemented,
+)
+from vertex_local.jobs import options
+from vertex_local.jobs.runner import Runner
+from vertex_local.training import log_entries, states, wire
+from vertex_local.training.filters import compile_filter
+from vertex_local.training.records import Records, Resource
+
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the handlers work on."""
+
+    records: Records
+    runner: Runner
+    answered: dict[str, float] = field(default_factory=dict)  # when each was last asked for
+
+
+def create_training_pipeline(service: Service, parent: str, body: bytes) -> TrainingPipeline:
+    """Keep a training pipeline and its backing custom job, and start it."""
+    location = _location(parent)
+    pipeline = wire.parse(TrainingPipeline, body)
+    if pipeline.training_task_definition != wire.TASK_DEFINITION:
+        raise Unimplemented(f"training_task_definition {pipeline.training_task_definition!r}")
+    spec = wire.job_spec(pipeline)
+    options.check(pipeline, spec)
+    job = CustomJob(
+        name=f"{location}/customJobs/{_new_id()}",
+        display_name=f"{pipeline.display_name}-custom-job",
+        job_spec=spec,
+        labels=pipeline.labels,
+    )
+    pipeline.name = f"{location}/trainingPipelines/{_new_id()}"
+    service.records.add(job, pipeline)
+    service.runner.start(job)
+    return pipeline
+
+
+def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
+    """Keep a custom job and start it."""
+    location = _location(parent)
+    job = wire.parse(CustomJob, body)
+    options.check(job, job.job_spec)
+    job.name = f"{location}/customJobs/{_new_id()}"
+    service.records.add(job)
+    service.runner.start(job)
+    return job
+
+
+def get(service: Service, name: str) -> Resource:
+    """Return a resource; for an active one, mostly wait a little for its next change of state."""
+    name = _canonical(name)
+    since = time.monotonic() - service.answered.get(name, -math.inf)
+    at_once = since < config.GET_ANSWERS_AT_ONCE_WITHIN_SECONDS
+    resource = service.records.get_after_change(name, 0 if at_once else config.GET_WAITS_SECONDS)
+    if resource is None:
+        raise _not_found(name)
+    service.answered[name] = time.monotonic()
+    return resource
+
+
+def list_resources(
+    service: Service, parent: str, expression: str, page_size: int, page_token: str
+) -> tuple[list[Resource], str]:
+    """Return one page of the matching resources, newest first, and the token of the next page.
+
+    A token is the name of the last resource of its page, so that jobs which start or are deleted
+    in between shift nothing.
+    """
+    if not 0 <= page_size <= MAX_PAGE_SIZE:
+        raise InvalidArgument(f"page_size must be between 0 and {MAX_PAGE_SIZE}, not {page_size}.")
+    matches = compile_filter(expression) if expression else lambda _resource: True
+    found = (each for each in service.records.children(_canonical(parent)) if matches(each))
+    if page_token and not any(each.name == page_token for each in found):  # takes all up to it
+        raise InvalidArgument(f"Invalid page token: {page_token}")
+    page = list(itertools.islice(found, page_size or DEFAULT_PAGE_SIZE))
+    return page, page[-1].name if next(found, None) is not None else ""
+
+
+def delete(service: Service, name: str) -> dict[str, Any]:
+    """Delete a resource that has ended; return the finished operation.
+
+    As on Vertex AI, a training pipeline and its custom job are two resources: each is deleted by
+    itself.
+    """
+    name = _canonical(name)
+    resource = service.records.get(name)
+    if resource is None:
+        raise _not_found(name)
+    if not states.is_final(resource.state):
+        raise FailedPrecondition(f"The resource {name} is still {resource.state.name}; cancel it.")
+    service.records.delete(name)
+    operation = f"{name.split('/locations/')[0]}/locations/{name.split('/')[3]}/operations"
+    return wire.finished_operation(f"{operation}/{_new_id()}")
+
+
+def get_operation(_service: Service, name: str) -> dict[str, Any]:
+    """Return an operation: local mode's are finished as soon as they exist."""
+    return wire.finished_operation(_canonical(name))
+
+
+def cancel(service: Service, name: str) -> None:
+    """Ask a job to stop. Has no effect on one that has ended."""
+    resource = service.records.get(_canonical(name))
+    if resource is None:
+        raise _not_found(name)
+    if isinstance(resource, TrainingPipeline):
+        resource = cast(CustomJob, service.records.get(wire.backing_job(resource)))
+    if not states.is_final(resource.state):
+        service.runner.cancel(resource.name)
+
+
+def list_log_entries(service: Service, body: bytes) -> list[dict[str, Any]]:
+    """Return the log entries of one job."""
+    expression = wire.log_filter(body)
+    number = log_entries.job_of(expression)
+    for job in service.records.jobs():
+        if job.name.endswith(f"/{number}"):
+            return log_entries.entries(service.runner.root, job, expression)
+    return []
+
+
+def _new_id() -> str:
+    return str(secrets.randbelow(9 * 10**18) + 10**18)  # 19 digits, as the service's ids have
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(f"The resource {name} does not exist.")
+
+
+def _canonical(name: str) -> str:
+    """Return a resource name with the project's number, as stored, whichever the caller used."""
+    match = re.match(r"projects/([^/]+)/locations/([^/]+)/", name)
+    assert match  # the routes let nothing else through
+    project, location = match.groups()
+    if project not in (config.PROJECT, config.PROJECT_NUMBER):
+        raise PermissionDenied(
+            f"Local mode has one project, {config.PROJECT!r}; there is no access to {project!r}."
+        )
+    if not re.fullmatch(r"[a-z]+-[a-z]+\d+", location):  # the SDK knows the list of regions
+        raise InvalidArgument(f"{location!r} is not the name of a region, such as us-central1.")
+    return f"projects/{config.PROJECT_NUMBER}/locations/{location}/{name[match.end() :]}"
+
+
+def _location(parent: str) -> str:
+    return _canonical(f"{parent}/").rstrip("/")

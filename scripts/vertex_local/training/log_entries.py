@@ -1,0 +1,87 @@
+"""The logs of a job as Cloud Logging entries, for `gcloud ai custom-jobs stream-logs`.
+
+What the service says has the time at which it was said. What a script prints is only a line in a
+file: it gets the time at which its replica began to run, plus a microsecond for each line up to it,
+which keeps the order and is the same at every request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from google.cloud.aiplatform_v1.types import CustomJob
+
+from vertex_local.config import PROJECT, Root
+from vertex_local.errors import Unimplemented
+from vertex_local.jobs import log
+from vertex_local.jobs.workspace import job_id
+
+# The one filter that is understood: what the gcloud command asks for.
+FILTER = re.compile(
+    r'resource\.type="ml_job" AND resource\.labels\.job_id="(?P<job>\d+)"'
+    r'( AND resource\.labels\.task_name="(?P<task>[^"]+)")?'
+    r'( AND timestamp>=?"(?P<since>[^"]+)")?( AND timestamp<"(?P<before>[^"]+)")?'
+)
+
+
+def job_of(expression: str) -> str:
+    """Return the id of the job whose log is asked for.
+
+    Raises:
+        Unimplemented: if the filter is not about the log of one job.
+    """
+    match = FILTER.fullmatch(expression.strip())
+    if match is None:
+        raise Unimplemented(f"log entries with the filter {expression}")
+    return match["job"]
+
+
+def entries(root: Root, job: CustomJob, expression: str) -> list[dict[str, Any]]:
+    """Return a job's log entries that match the filter, in the order of time."""
+    match = FILTER.fullmatch(expression.strip())
+    assert match  # job_of has looked at it
+    since, before = match["since"] or "", match["before"] or "9999"
+    found = [
+        each
+        for each in _all(root, job)
+        if since <= each["timestamp"] < before
+        and match["task"] in (None, each["resource"]["labels"]["task_name"])
+    ]
+    return sorted(found, key=lambda each: str(each["timestamp"]))
+
+
+def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
+    folder = root.jobs / job_id(job)
+    began: dict[str, datetime] = {}
+    for line in log.said(folder):
+        began[line.task] = line.moment  # a replica's last words are the command that it runs
+        yield _entry(job, line.task, line.moment, line.text)
+    for file in sorted(folder.glob("*.log")):
+        if file.name != log.SERVICE_LOG:
+            task = log.PRIMARY if file.stem == "job" else file.stem
+            start = began.get(task, job.start_time)
+            for number, text in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+                yield _entry(job, task, start + timedelta(microseconds=number), text)
+
+
+def _entry(job: CustomJob, task: str, moment: datetime, text: str) -> dict[str, Any]:
+    stamp = _stamp(moment)
+    return {
+        "insertId": f"{task}-{stamp}",
+        "logName": f"projects/{PROJECT}/logs/{task}",
+        "timestamp": stamp,
+        "severity": "INFO",
+        "textPayload": text,
+        "resource": {
+            "type": "ml_job",
+            "labels": {"job_id": job_id(job), "project_id": PROJECT, "task_name": task},
+        },
+    }
+
+
+def _stamp(moment: datetime) -> str:
+    """Return a time of fixed length in UTC, so that texts compare like times."""
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}000Z"

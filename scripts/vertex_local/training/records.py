@@ -1,0 +1,205 @@
+"""Job records: the SDK's own messages, kept in SQLite so that they survive a restart."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from google.cloud.aiplatform_v1.types import (
+    CustomJob,
+    JobState,
+    PipelineState,
+    TrainingPipeline,
+)
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2
+from google.rpc.status_pb2 import Status
+
+from vertex_local.training import states, wire
+
+Resource: TypeAlias = "CustomJob | TrainingPipeline"
+KINDS: dict[str, type[Resource]] = {
+    "customJobs": CustomJob,
+    "trainingPipelines": TrainingPipeline,
+}
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+    number INTEGER PRIMARY KEY,      -- order of creation
+    name TEXT NOT NULL UNIQUE,       -- projects/N/locations/L/KIND/ID
+    parent TEXT NOT NULL,            -- projects/N/locations/L/KIND
+    active INTEGER NOT NULL,         -- 0 once the state is final
+    pipeline TEXT,                   -- of a custom job: the training pipeline that it backs
+    message BLOB NOT NULL            -- the resource, serialised
+)
+"""
+
+
+class Records:
+    """All job records of one root.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._changed = threading.Condition()
+        self._released = False
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute(SCHEMA)
+
+    def release_waiting(self) -> None:
+        """Let `get_after_change` answer at once from now on: the server is about to stop."""
+        with self._changed:
+            self._released = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the file; nothing may be asked afterwards."""
+        with self._changed:
+            self._db.close()
+
+    def add(self, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
+        """Keep a new custom job, and the training pipeline that it backs, if there is one."""
+        now = _now()
+        job.state, job.create_time, job.update_time = states.PENDING, now, now
+        if pipeline is not None:
+            _mirror(job, pipeline)
+        with self._changed:
+            self._db.execute("BEGIN")
+            for resource in (pipeline, job) if pipeline is not None else (job,):
+                self._db.execute(
+                    "INSERT INTO resources (name, parent, active, pipeline, message) "
+                    "VALUES (?, ?, 1, ?, ?)",
+                    (
+                        resource.name,
+                        resource.name.rpartition("/")[0],
+                        pipeline.name if pipeline is not None and resource is job else None,
+                        type(resource).serialize(resource),
+                    ),
+                )
+            self._db.execute("COMMIT")
+
+    def delete(self, name: str) -> None:
+        """Forget one resource."""
+        with self._changed:
+            self._db.execute("DELETE FROM resources WHERE name = ?", (name,))
+            self._changed.notify_all()
+
+    def get(self, name: str) -> Resource | None:
+        """Return the resource called `name`, or None."""
+        with self._changed:
+            row = self._row("SELECT name, message FROM resources WHERE name = ?", name)
+        return _load(*row) if row else None
+
+    def children(self, parent: str) -> Iterator[Resource]:
+        """Yield the resources below `parent` (`projects/N/locations/L/KIND`), newest first."""
+        with self._changed:
+            rows = self._db.execute(
+                "SELECT name, message FROM resources WHERE parent = ? ORDER BY number DESC",
+                (parent,),
+            ).fetchall()
+        return (_load(*row) for row in rows)  # a page needs few of them
+
+    def jobs(self, *, active: bool | None = None) -> list[CustomJob]:
+        """Return the custom jobs of every region, oldest first; only (in)active ones if asked."""
+        with self._changed:
+            rows = self._db.execute(
+                "SELECT name, message FROM resources WHERE parent LIKE '%/customJobs' "
+                "AND active IN (?, ?) ORDER BY number",
+                (active is True, active is not False),
+            ).fetchall()
+        return [job for row in rows if isinstance(job := _load(*row), CustomJob)]
+
+    def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
+        """Bring a custom job, and the pipeline that it backs, into another state.
+
+        Args:
+            job_name: full name of the custom job.
+            state: the new state; the move must be allowed (see `states.MOVES`).
+            error: for a job that ends badly, the message that its owner reads.
+            code: for a job that ends badly, the google.rpc code.
+
+        Raises:
+            ValueError: if the job cannot move to that state.
+        """
+        with self._changed:
+            message, pipeline_name = self._row(
+                "SELECT message, pipeline FROM resources WHERE name = ?", job_name
+            )
+            job = CustomJob.deserialize(message)
+            states.check_move(job.state, state)
+            _enter(job, state, error, code)
+            changed: list[Resource] = [job]
+            if pipeline_name:
+                row = self._row("SELECT message FROM resources WHERE name = ?", pipeline_name)
+                pipeline = TrainingPipeline.deserialize(row[0])
+                _mirror(job, pipeline)
+                changed.append(pipeline)
+            self._db.execute("BEGIN")
+            for resource in changed:
+                self._db.execute(
+                    "UPDATE resources SET message = ?, active = ? WHERE name = ?",
+                    (
+                        type(resource).serialize(resource),
+                        not states.is_final(state),
+                        resource.name,
+                    ),
+                )
+            self._db.execute("COMMIT")
+            self._changed.notify_all()
+
+    def get_after_change(self, name: str, seconds: float) -> Resource | None:
+        """Return the resource called `name` after its next change of state.
+
+        Answers at once for a resource in a final state, and after `seconds` at the latest.
+        """
+        with self._changed:
+            first = self.get(name)
+            if first is None or states.is_final(first.state):
+                return first
+
+            def answer() -> bool:
+                latest = self.get(name)
+                return self._released or latest is None or latest.state != first.state
+
+            self._changed.wait_for(answer, timeout=seconds)
+            return self.get(name)
+
+    def _row(self, query: str, value: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self._db.execute(query, (value,)).fetchone()
+        return row or ()
+
+
+def _load(name: str, message: bytes) -> Resource:
+    kind = KINDS[name.split("/")[-2]]
+    resource: Resource = kind.deserialize(message)
+    return resource
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now
+
+
+def _enter(job: CustomJob, state: JobState, error: str, code: int) -> None:
+    job.state, job.update_time = state, _now()
+    if state == states.RUNNING:
+        job.start_time = job.update_time
+    if states.is_final(state):
+        job.end_time = job.update_time
+    if code != code_pb2.OK:
+        job.error = Status(code=code, message=error)
+
+
+def _mirror(job: CustomJob, pipeline: TrainingPipeline) -> None:
+    """Give the pipeline the state, times and error of the custom job that runs it."""
+    pipeline.training_task_metadata = wire.pipeline_metadata(job.name)
+    pipeline.state = PipelineState(job.state.value)
+    for field in ("create_time", "start_time", "end_time", "update_time", "error"):
+        if field in job:
+            setattr(pipeline, field, getattr(job, field))

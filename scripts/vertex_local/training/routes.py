@@ -1,0 +1,166 @@
+"""The whole API on one screen: which method and path leads to which handler."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from vertex_local import errors
+from vertex_local.server.access import OwnClientsOnly
+from vertex_local.training import handlers, wire
+from vertex_local.training.handlers import Service
+
+PLACE = "/projects/{project}/locations/{location}"
+PARENT = f"/v1{PLACE}"
+MAX_BODY_BYTES = 10 * 1024 * 1024
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+# Query parameters of every Google API that change nothing but the form of an answer, and those
+# that Google knows and local mode does not. Others would be refused by Google as well.
+FORM = frozenset({"$alt", "alt", "key", "prettyPrint", "$prettyPrint", "quotaUser", "$.xgafv"})
+REFUSED_PARAMETERS = frozenset({"fields", "$fields", "readMask", "callback"})
+KINDS = ("trainingPipelines", "customJobs")
+CREATORS = {
+    "trainingPipelines": handlers.create_training_pipeline,
+    "customJobs": handlers.create_custom_job,
+}
+
+
+def application(service: Service, token: str) -> Starlette:
+    """Return the web application.
+
+    Args:
+        service: what the handlers work on.
+        token: bearer token that every request must carry.
+    """
+    routes = [Route("/healthz", healthz, methods=["GET"])]
+    for kind in KINDS:
+        routes += [
+            Route(f"{PARENT}/{kind}", create, methods=["POST"]),
+            Route(f"{PARENT}/{kind}", list_kind, methods=["GET"]),
+            Route(f"{PARENT}/{kind}/{{id}}:cancel", cancel, methods=["POST"]),
+            Route(f"{PARENT}/{kind}/{{id}}", get, methods=["GET"]),
+            Route(f"{PARENT}/{kind}/{{id}}", delete, methods=["DELETE"]),
+        ]
+    # The SDK's client for operations asks below /ui/.
+    routes += [
+        Route(f"{version}{PLACE}/operations/{{id}}", get_operation, methods=["GET"])
+        for version in ("/v1", "/ui")
+    ]
+    routes.append(Route("/v2/entries:list", list_log_entries, methods=["POST"]))
+    # There are none here; but tools may ask.
+    tuning = f"{PARENT}/hyperparameterTuningJobs"
+    routes.append(Route(tuning, list_kind, methods=["GET"]))
+    routes += [Route(path, refuse, methods=METHODS) for path in (tuning, tuning + "/{id}")]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(OwnClientsOnly, token=token)],
+        exception_handlers={
+            errors.ApiError: errors.handle_api_error,
+            HTTPException: errors.handle_http_error,
+            Exception: errors.handle_crash,
+        },
+    )
+    app.state.service = service
+    return app
+
+
+async def healthz(_request: Request) -> Response:
+    return Response(str(os.getpid()))
+
+
+async def create(request: Request) -> Response:
+    parent, _, kind = _name(request).rpartition("/")
+    return await _answer(request, CREATORS[kind], parent, await _body(request))
+
+
+async def get(request: Request) -> Response:
+    return await _answer(request, handlers.get, _name(request))
+
+
+async def list_kind(request: Request) -> Response:
+    parent = _name(request, "filter", "pageSize", "pageToken")
+    query = request.query_params
+    page_size = query.get("pageSize", "0")
+    if not re.fullmatch("[0-9]{1,9}", page_size):
+        raise errors.InvalidArgument(f"pageSize must be a whole number, not {page_size!r}.")
+    resources, next_page = await run_in_threadpool(
+        handlers.list_resources,
+        request.app.state.service,
+        parent,
+        query.get("filter", ""),
+        int(page_size),
+        query.get("pageToken", ""),
+    )
+    kind = parent.rpartition("/")[2]
+    listed = {kind: [wire.render(each, _numeric_enums(request)) for each in resources]}
+    return JSONResponse(listed | ({"nextPageToken": next_page} if next_page else {}))
+
+
+async def list_log_entries(request: Request) -> Response:
+    found = await run_in_threadpool(
+        handlers.list_log_entries, request.app.state.service, await _body(request)
+    )
+    return JSONResponse({"entries": found})
+
+
+async def refuse(request: Request) -> Response:
+    raise errors.Unimplemented(f"{request.method} {request.url.path}")
+
+
+async def delete(request: Request) -> Response:
+    operation = await run_in_threadpool(handlers.delete, request.app.state.service, _name(request))
+    return JSONResponse(operation)
+
+
+async def get_operation(request: Request) -> Response:
+    operation = await run_in_threadpool(
+        handlers.get_operation, request.app.state.service, _name(request)
+    )
+    return JSONResponse(operation)
+
+
+async def cancel(request: Request) -> Response:
+    name = _name(request).removesuffix(":cancel")
+    await run_in_threadpool(handlers.cancel, request.app.state.service, name)
+    return JSONResponse({})
+
+
+def _name(request: Request, *parameters: str) -> str:
+    """Return the resource name in the path; only `parameters` may be in the query besides."""
+    for name, value in request.query_params.items():
+        if name in REFUSED_PARAMETERS or (name == "alt" and value != "json"):
+            raise errors.Unimplemented(f"the parameter {name}={value}")
+        if name not in FORM.union(parameters):
+            reason = f'Unknown name "{name}": Cannot bind query parameter.'
+            raise errors.InvalidArgument(f"Invalid JSON payload received. {reason}")
+    return request.url.path.split("/", 2)[2]
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY_BYTES:
+            raise errors.InvalidArgument(
+                f"Request payload size exceeds the limit: {MAX_BODY_BYTES} bytes."
+            )
+    return body
+
+
+async def _answer(request: Request, operation: Any, *arguments: Any) -> Response:
+    resource = await run_in_threadpool(operation, request.app.state.service, *arguments)
+    return JSONResponse(wire.render(resource, _numeric_enums(request)))
+
+
+def _numeric_enums(request: Request) -> bool:
+    """Whether the client asks for enums as numbers: the SDK does, gcloud wants their names."""
+    return "enum-encoding=int" in request.query_params.get("$alt", "")

@@ -1,0 +1,65 @@
+"""How the kernel points the SDK at local mode: when it is imported, and every time it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from vertex_local.config import ServerRecord
+
+BEGIN = """
+import sys
+from vertex_local import config
+from vertex_local.server import daemon
+from vertex_local.kernel import clients, spec
+
+root = config.find_root()
+record = daemon.find(root)
+
+def where():
+    from google.cloud import aiplatform
+    return aiplatform.initializer.global_config.api_endpoint
+"""
+POINT = "clients.configure_clients(root, record)\n"
+# An import that ends in an error stands for one that is interrupted.
+INTERRUPTED = """
+part = "google.cloud.aiplatform.metadata"
+sys.modules[part] = None
+try:
+    import google.cloud.aiplatform
+    sys.exit("it was imported")
+except ImportError:
+    del sys.modules[part]
+"""
+
+
+def python(code: str) -> list[str]:
+    finished = subprocess.run(
+        [sys.executable, "-c", BEGIN + code], capture_output=True, text=True, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout.splitlines()
+
+
+def test_the_kernel_does_not_wait_for_the_sdk(server: ServerRecord) -> None:
+    """Importing it takes seconds, and so do the types that the server takes from it."""
+    assert python(f"{POINT}print([m for m in sys.modules if 'aiplatform' in m])") == ["[]"]
+
+
+def test_nor_does_a_command_or_the_server_wait_for_the_clients(server: ServerRecord) -> None:
+    clients = "print(any('aiplatform_v1.services' in m for m in sys.modules))"
+    command = f"from vertex_local import cli\nsys.argv[1:] = ['status']\ncli.main()\n{clients}"
+    shown = python(command)
+    assert shown[0].startswith("Local mode for") and shown[-1] == "False"
+    assert python(f"import vertex_local.training.records\n{clients}") == ["True"]
+
+
+def test_the_sdk_talks_to_local_mode_whoever_imports_it(server: ServerRecord) -> None:
+    shown = python(f"{POINT}{INTERRUPTED}import vertexai\nprint(where())")
+    assert shown == [server.api_url]
+
+
+def test_and_also_if_it_was_imported_before(server: ServerRecord) -> None:
+    before, after = python(f"print(where())\n{POINT}print(where())")
+    assert before == "None"  # that is Google's own
+    assert after == server.api_url

@@ -1,0 +1,108 @@
+"""Cloud Storage through the programs that lesson cells call: gcloud, gsutil, and pandas."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from google.cloud import storage
+
+from vertex_local.config import Root, ServerRecord
+from vertex_local.kernel import clients
+
+Shell = Callable[[str], subprocess.CompletedProcess[str]]
+
+needs_tools = pytest.mark.skipif(
+    not (shutil.which("gcloud") and shutil.which("gsutil")), reason="gcloud is not installed"
+)
+
+
+@pytest.fixture
+def shell(server: ServerRecord, root: Root, tmp_path: Path) -> Shell:
+    """Run a line as a shell does that has the exports of `vertex-local env`."""
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-ec", line],
+            env={**os.environ, **clients.environment(root, server)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+@needs_tools
+def test_gcloud_storage(shell: Shell, bucket: storage.Bucket, tmp_path: Path) -> None:
+    (tmp_path / "dir" / "sub").mkdir(parents=True)
+    (tmp_path / "dir" / "sub" / "2.txt").write_text("two")
+    (tmp_path / "big.bin").write_bytes(os.urandom(9_000_000))  # large enough to be resumable
+    url = f"gs://{bucket.name}"
+    done = shell(
+        f"gcloud storage buckets create {url}-new\n"
+        f"gcloud storage buckets describe {url}-new --format='value(name)'\n"
+        f"gcloud storage cp -r dir big.bin {url}/\n"
+        f"gcloud storage ls {url}/**\n"
+        f"gcloud storage cat {url}/dir/sub/2.txt; echo\n"
+        f"gcloud storage du -s {url}\n"
+        f"gcloud storage cp {url}/big.bin back.bin\n"
+        f"gcloud storage rm -r {url}/dir\n"
+        f"gcloud storage rm -r {url}-new\n"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split()
+    assert lines[0] == f"{bucket.name}-new"
+    assert {f"{url}/big.bin", f"{url}/dir/sub/2.txt", "9000003"} <= {*lines}
+    assert "two" in done.stdout
+    assert (tmp_path / "back.bin").read_bytes() == (tmp_path / "big.bin").read_bytes()
+    assert [blob.name for blob in bucket.list_blobs()] == ["big.bin"]
+    assert bucket.client.lookup_bucket(f"{bucket.name}-new") is None
+
+    failed = shell(f"gcloud storage cp {url}/none .")
+    assert failed.returncode != 0 and "matched no objects" in failed.stderr
+
+
+@needs_tools
+def test_gsutil(shell: Shell, bucket: storage.Bucket, tmp_path: Path) -> None:
+    (tmp_path / "dir" / "sub").mkdir(parents=True)
+    (tmp_path / "dir" / "sub" / "2.txt").write_text("two")
+    url = f"gs://{bucket.name}"
+    done = shell(f"gsutil -m cp -r dir {url}\ngsutil ls -l {url}/dir/sub")
+    assert done.returncode == 0, done.stderr
+    assert f"{url}/dir/sub/2.txt" in done.stdout and "1 objects, 3 bytes" in done.stdout
+    half = shell(f"mkdir back; gsutil -m cp {url}/dir/sub/*.txt {url}/none back/")
+    assert half.returncode != 0 and "matched no objects" in half.stderr
+    assert (tmp_path / "back" / "2.txt").read_text() == "two"
+    removed = shell(f"gsutil -m rm -r {url}/dir")
+    assert removed.returncode == 0, removed.stderr
+    assert list(bucket.list_blobs()) == []
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gcsfs"), reason="gcsfs is not installed")
+def test_pandas_and_gcsfs(shell: Shell, bucket: storage.Bucket) -> None:
+    bucket.blob("folder/in.csv").upload_from_string("a,b\n1,2\n")
+    code = (
+        "import gcsfs, pandas\n"
+        f"table = pandas.read_csv('gs://{bucket.name}/folder/in.csv')\n"
+        f"table.to_csv('gs://{bucket.name}/folder/out.csv', index=False)\n"
+        "fs = gcsfs.GCSFileSystem(token='anon')\n"
+        f"fs.pipe('{bucket.name}/big', b'x' * 12_000_000)\n"
+        f"fs.copy('{bucket.name}/big', '{bucket.name}/copy')\n"
+        f"fs.rm('{bucket.name}/copy')\n"
+        f"print(sorted(fs.find('{bucket.name}')), fs.info('{bucket.name}/big')['size'])\n"
+        f"print(fs.exists('{bucket.name}/none'), fs.cat('{bucket.name}/big', start=5, end=8))\n"
+        f"pandas.read_csv('gs://{bucket.name}/none.csv')\n"
+    )
+    done = shell(f'"{sys.executable}" -c "{code}"')
+    assert done.returncode != 0 and "FileNotFoundError" in done.stderr, done.stderr  # its last line
+    names = [f"{bucket.name}/{name}" for name in ("big", "folder/in.csv", "folder/out.csv")]
+    assert done.stdout == f"{names} 12000000\nFalse b'xxx'\n"
+    assert bucket.blob("folder/out.csv").download_as_text() == "a,b\n1,2\n"
