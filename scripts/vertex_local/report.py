@@ -7,8 +7,8 @@ from google.cloud.aiplatform_v1.types import CustomJob
 from vertex_local import costs
 from vertex_local.config import Root
 from vertex_local.jobs import log
-from vertex_local.jobs.workspace import job_id
 from vertex_local.training import states
+from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
 
 NEWEST = 10
@@ -34,7 +34,7 @@ def print_jobs(root: Root) -> None:
         print(f"  {_start(job)}  {state:<10} {_seconds(job):>8}  {job.display_name}")
         if job.state == states.FAILED:
             print(f"    {str(job.error.message).splitlines()[0]}")
-        for note in log.warnings(root, job_id(job)):
+        for note in log.warnings(root, ResourceName.of(job).id):
             print(f"    {note}")
         print(f"    On Vertex AI: {costs.of_job(job)}")
     if jobs:

@@ -14,6 +14,7 @@ from test_jobs import IMAGE, alive, make_job, wait_until
 from vertex_local.config import Root
 from vertex_local.jobs import process_groups
 from vertex_local.jobs.runner import Runner
+from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
 
 DEAF = """
@@ -42,7 +43,7 @@ def start(runner: Runner, text: str) -> tuple[CustomJob, int]:
     """Start a job that runs this Python text and prints its process id; return both."""
     container = {"image_uri": IMAGE, "command": ["python3", "-c", text]}
     pool = {"replica_count": 1, "container_spec": container}
-    name = "projects/1/locations/us-central1/customJobs/1"
+    name = str(ResourceName("us-central1", "customJobs", "1"))
     job = CustomJob(name=name, job_spec={"worker_pool_specs": [pool]})
     runner._records.add(job)
     runner.start(job)

@@ -27,6 +27,7 @@ from vertex_local.config import (
 )
 from vertex_local.jobs import images
 from vertex_local.storage import mount
+from vertex_local.training.names import ResourceName
 
 PROXIES = ("ALL_PROXY", "FTP_PROXY", "HTTP_PROXY", "HTTPS_PROXY")  # the way out of some networks
 PASSED_ON = (
@@ -105,7 +106,8 @@ def environment(
         programs: folder with the job's own `python` and `pip`.
         modules: folders in which the job's Python finds modules.
     """
-    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    name = ResourceName.of(job)
+    variables = {each: os.environ[each] for each in PASSED_ON if each in os.environ}
     variables |= without_account(root) | past_proxies() | shell_tools(root, storage_url)
     variables |= {
         "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
@@ -114,8 +116,8 @@ def environment(
         "STORAGE_EMULATOR_HOST": storage_url,
         mount.BUCKETS: str(root.buckets),
         "CLOUD_ML_PROJECT_ID": PROJECT_NUMBER,
-        "CLOUD_ML_REGION": str(job.name).split("/")[3],
-        "CLOUD_ML_JOB_ID": str(job.name).rpartition("/")[2],
+        "CLOUD_ML_REGION": name.location,
+        "CLOUD_ML_JOB_ID": name.id,
         "CLUSTER_SPEC": json.dumps(_cluster_spec(job.job_spec, replica, replicas)),
         # Per node, as the prebuilt PyTorch images set them.
         "MASTER_ADDR": HOST,

@@ -30,9 +30,10 @@ from vertex_local.jobs.package import BadPackage
 from vertex_local.jobs.process_groups import Process
 from vertex_local.jobs.reaper import Reaper
 from vertex_local.jobs.replica import Replica, environment, replicas_of
-from vertex_local.jobs.workspace import JobFailure, Workspace, image_of, job_id, prepare
+from vertex_local.jobs.workspace import JobFailure, Workspace, image_of, prepare
 from vertex_local.storage import mount
 from vertex_local.training import states
+from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class Runner:
         slot = self._slots.acquire(blocking=False)
         if slot:
             self._records.move(job.name, states.RUNNING)
-        thread = threading.Thread(target=self._watch, args=(job, slot), name=f"job-{job_id(job)}")
+        thread = threading.Thread(
+            target=self._watch, args=(job, slot), name=f"job-{ResourceName.of(job).id}"
+        )
         with self._lock:
             self._active[job.name] = _Active(thread)
         thread.start()
@@ -116,7 +119,7 @@ class Runner:
         """Bring a job from start to end. The border where any failure becomes a final state."""
         state, error, code = states.FAILED, "", int(code_pb2.INTERNAL)
         try:
-            folder = self.root.jobs / job_id(job)
+            folder = self.root.jobs / ResourceName.of(job).id
             folder.mkdir(parents=True)
             service_log = ServiceLog(folder)
             service_log(log.WAITING)

@@ -13,6 +13,7 @@ from google.cloud.aiplatform_v1.types import CustomJob, WorkerPoolSpec
 from vertex_local.config import Root
 from vertex_local.jobs import command, images, package
 from vertex_local.jobs.log import ServiceLog
+from vertex_local.training.names import ResourceName
 
 Call: TypeAlias = "Callable[[Sequence[str], Path], int]"
 
@@ -51,11 +52,6 @@ class Workspace:
         return [*(root for each in projects for root in package.roots(each)), self.site]
 
 
-def job_id(job: CustomJob) -> str:
-    """Return the last part of a job's name."""
-    return str(job.name).rpartition("/")[2]
-
-
 def image_of(job: CustomJob) -> str:
     """Return the image of a job's primary replica."""
     return images.image_of(job.job_spec.worker_pool_specs[0])
@@ -78,7 +74,7 @@ def prepare(
         BadPackage: if a package cannot be used.
         LocalModeError: if the map of images cannot be used.
     """
-    folder = root.jobs / job_id(job)
+    folder = root.jobs / ResourceName.of(job).id
     modules = {}
     for number, uri in enumerate(_package_uris(job)):
         modules[uri] = package.unpack(_fetched(uri, fetch), folder / "package" / str(number))

@@ -57,11 +57,11 @@ def failed_job_logs(root: Root, since: datetime) -> list[str]:
         root: local mode's root; nothing is returned if it has had no jobs.
         since: a time with a time zone.
     """
-    from vertex_local.jobs.workspace import job_id
+    from vertex_local.training.names import ResourceName
     from vertex_local.training.states import FAILED
 
     paths = [
-        root.jobs / job_id(job) / "job.log"
+        root.jobs / ResourceName.of(job).id / "job.log"
         for job in jobs(root)
         if job.state == FAILED and job.end_time >= since
     ]

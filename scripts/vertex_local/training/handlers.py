@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -17,13 +15,13 @@ from vertex_local.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     Unimplemented,
 )
 from vertex_local.jobs import options
 from vertex_local.jobs.runner import Runner
 from vertex_local.training import log_entries, states, wire
 from vertex_local.training.filters import compile_filter
+from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records, Resource
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
@@ -40,19 +38,19 @@ class Service:
 
 def create_training_pipeline(service: Service, parent: str, body: bytes) -> TrainingPipeline:
     """Keep a training pipeline and its backing custom job, and start it."""
-    location = _location(parent)
+    location = ResourceName.parse(parent)
     pipeline = wire.parse(TrainingPipeline, body)
     if pipeline.training_task_definition != wire.TASK_DEFINITION:
         raise Unimplemented(f"training_task_definition {pipeline.training_task_definition!r}")
     spec = wire.job_spec(pipeline)
     options.check(pipeline, spec)
     job = CustomJob(
-        name=f"{location}/customJobs/{_new_id()}",
+        name=str(location.new("customJobs")),
         display_name=f"{pipeline.display_name}-custom-job",
         job_spec=spec,
         labels=pipeline.labels,
     )
-    pipeline.name = f"{location}/trainingPipelines/{_new_id()}"
+    pipeline.name = str(location.new("trainingPipelines"))
     service.records.add(job, pipeline)
     service.runner.start(job)
     return pipeline
@@ -60,10 +58,10 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
 
 def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
     """Keep a custom job and start it."""
-    location = _location(parent)
+    location = ResourceName.parse(parent)
     job = wire.parse(CustomJob, body)
     options.check(job, job.job_spec)
-    job.name = f"{location}/customJobs/{_new_id()}"
+    job.name = str(location.new("customJobs"))
     service.records.add(job)
     service.runner.start(job)
     return job
@@ -71,7 +69,7 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
 
 def get(service: Service, name: str) -> Resource:
     """Return a resource; for an active one, mostly wait a little for its next change of state."""
-    name = _canonical(name)
+    name = str(ResourceName.parse(name))
     since = time.monotonic() - service.answered.get(name, -math.inf)
     at_once = since < config.GET_ANSWERS_AT_ONCE_WITHIN_SECONDS
     resource = service.records.get_after_change(name, 0 if at_once else config.GET_WAITS_SECONDS)
@@ -92,7 +90,7 @@ def list_resources(
     if not 0 <= page_size <= MAX_PAGE_SIZE:
         raise InvalidArgument(f"page_size must be between 0 and {MAX_PAGE_SIZE}, not {page_size}.")
     matches = compile_filter(expression) if expression else lambda _resource: True
-    found = (each for each in service.records.children(_canonical(parent)) if matches(each))
+    found = (each for each in service.records.children(ResourceName.parse(parent)) if matches(each))
     if page_token and not any(each.name == page_token for each in found):  # takes all up to it
         raise InvalidArgument(f"Invalid page token: {page_token}")
     page = list(itertools.islice(found, page_size or DEFAULT_PAGE_SIZE))
@@ -105,25 +103,27 @@ def delete(service: Service, name: str) -> dict[str, Any]:
     As on Vertex AI, a training pipeline and its custom job are two resources: each is deleted by
     itself.
     """
-    name = _canonical(name)
-    resource = service.records.get(name)
+    parsed = ResourceName.parse(name)
+    resource = service.records.get(str(parsed))
     if resource is None:
-        raise _not_found(name)
+        raise _not_found(str(parsed))
     if not states.is_final(resource.state):
-        raise FailedPrecondition(f"The resource {name} is still {resource.state.name}; cancel it.")
-    service.records.delete(name)
-    operation = f"{name.split('/locations/')[0]}/locations/{name.split('/')[3]}/operations"
-    return wire.finished_operation(f"{operation}/{_new_id()}")
+        raise FailedPrecondition(
+            f"The resource {parsed} is still {resource.state.name}; cancel it."
+        )
+    service.records.delete(str(parsed))
+    return wire.finished_operation(str(parsed.new("operations")))
 
 
 def get_operation(_service: Service, name: str) -> dict[str, Any]:
     """Return an operation: local mode's are finished as soon as they exist."""
-    return wire.finished_operation(_canonical(name))
+    return wire.finished_operation(str(ResourceName.parse(name)))
 
 
 def cancel(service: Service, name: str) -> None:
     """Ask a job to stop. Has no effect on one that has ended."""
-    resource = service.records.get(_canonical(name))
+    name = str(ResourceName.parse(name))
+    resource = service.records.get(name)
     if resource is None:
         raise _not_found(name)
     if isinstance(resource, TrainingPipeline):
@@ -137,32 +137,10 @@ def list_log_entries(service: Service, body: bytes) -> list[dict[str, Any]]:
     expression = wire.log_filter(body)
     number = log_entries.job_of(expression)
     for job in service.records.jobs():
-        if job.name.endswith(f"/{number}"):
+        if ResourceName.of(job).id == number:
             return log_entries.entries(service.runner.root, job, expression)
     return []
 
 
-def _new_id() -> str:
-    return str(secrets.randbelow(9 * 10**18) + 10**18)  # 19 digits, as the service's ids have
-
-
 def _not_found(name: str) -> NotFound:
     return NotFound(f"The resource {name} does not exist.")
-
-
-def _canonical(name: str) -> str:
-    """Return a resource name with the project's number, as stored, whichever the caller used."""
-    match = re.match(r"projects/([^/]+)/locations/([^/]+)/", name)
-    assert match  # the routes let nothing else through
-    project, location = match.groups()
-    if project not in (config.PROJECT, config.PROJECT_NUMBER):
-        raise PermissionDenied(
-            f"Local mode has one project, {config.PROJECT!r}; there is no access to {project!r}."
-        )
-    if not re.fullmatch(r"[a-z]+-[a-z]+\d+", location):  # the SDK knows the list of regions
-        raise InvalidArgument(f"{location!r} is not the name of a region, such as us-central1.")
-    return f"projects/{config.PROJECT_NUMBER}/locations/{location}/{name[match.end() :]}"
-
-
-def _location(parent: str) -> str:
-    return _canonical(f"{parent}/").rstrip("/")

@@ -17,7 +17,7 @@ from google.cloud.aiplatform_v1.types import CustomJob
 from vertex_local.config import PROJECT, Root
 from vertex_local.errors import Unimplemented
 from vertex_local.jobs import log
-from vertex_local.jobs.workspace import job_id
+from vertex_local.training.names import ResourceName
 
 # The one filter that is understood: what the gcloud command asks for.
 FILTER = re.compile(
@@ -54,7 +54,7 @@ def entries(root: Root, job: CustomJob, expression: str) -> list[dict[str, Any]]
 
 
 def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
-    folder = root.jobs / job_id(job)
+    folder = root.jobs / ResourceName.of(job).id
     began: dict[str, datetime] = {}
     for line in log.said(folder):
         began[line.task] = line.moment  # a replica's last words are the command that it runs
@@ -77,7 +77,7 @@ def _entry(job: CustomJob, task: str, moment: datetime, text: str) -> dict[str, 
         "textPayload": text,
         "resource": {
             "type": "ml_job",
-            "labels": {"job_id": job_id(job), "project_id": PROJECT, "task_name": task},
+            "labels": {"job_id": ResourceName.of(job).id, "project_id": PROJECT, "task_name": task},
         },
     }
 

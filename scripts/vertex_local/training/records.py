@@ -19,6 +19,7 @@ from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
 from vertex_local.training import states, wire
+from vertex_local.training.names import ResourceName
 
 Resource: TypeAlias = "CustomJob | TrainingPipeline"
 KINDS: dict[str, type[Resource]] = {
@@ -76,7 +77,7 @@ class Records:
                     "VALUES (?, ?, 1, ?, ?)",
                     (
                         resource.name,
-                        resource.name.rpartition("/")[0],
+                        str(ResourceName.of(resource).parent),
                         pipeline.name if pipeline is not None and resource is job else None,
                         type(resource).serialize(resource),
                     ),
@@ -95,12 +96,12 @@ class Records:
             row = self._row("SELECT name, message FROM resources WHERE name = ?", name)
         return _load(*row) if row else None
 
-    def children(self, parent: str) -> Iterator[Resource]:
-        """Yield the resources below `parent` (`projects/N/locations/L/KIND`), newest first."""
+    def children(self, parent: ResourceName) -> Iterator[Resource]:
+        """Yield the resources of one kind in one location, newest first."""
         with self._changed:
             rows = self._db.execute(
                 "SELECT name, message FROM resources WHERE parent = ? ORDER BY number DESC",
-                (parent,),
+                (str(parent),),
             ).fetchall()
         return (_load(*row) for row in rows)  # a page needs few of them
 
@@ -175,7 +176,7 @@ class Records:
 
 
 def _load(name: str, message: bytes) -> Resource:
-    kind = KINDS[name.split("/")[-2]]
+    kind = KINDS[ResourceName.parse(name).kind]
     resource: Resource = kind.deserialize(message)
     return resource
 

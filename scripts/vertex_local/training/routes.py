@@ -18,6 +18,7 @@ from vertex_local import errors
 from vertex_local.server.access import OwnClientsOnly
 from vertex_local.training import handlers, wire
 from vertex_local.training.handlers import Service
+from vertex_local.training.names import ResourceName
 
 PLACE = "/projects/{project}/locations/{location}"
 PARENT = f"/v1{PLACE}"
@@ -78,8 +79,9 @@ async def healthz(_request: Request) -> Response:
 
 
 async def create(request: Request) -> Response:
-    parent, _, kind = _name(request).rpartition("/")
-    return await _answer(request, CREATORS[kind], parent, await _body(request))
+    parent = _name(request)
+    creator = CREATORS[ResourceName.parse(parent).kind]
+    return await _answer(request, creator, parent, await _body(request))
 
 
 async def get(request: Request) -> Response:
@@ -100,7 +102,7 @@ async def list_kind(request: Request) -> Response:
         int(page_size),
         query.get("pageToken", ""),
     )
-    kind = parent.rpartition("/")[2]
+    kind = ResourceName.parse(parent).kind
     listed = {kind: [wire.render(each, _numeric_enums(request)) for each in resources]}
     return JSONResponse(listed | ({"nextPageToken": next_page} if next_page else {}))
 
