@@ -25,9 +25,9 @@ def rows(repo: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def texts(repo: Path) -> dict[str, str]:
-    """Every file under version control, but no tables and no tests: these invent their prices."""
+    """Every text under version control, but for tables, and for tests, which invent prices."""
     listed = subprocess.run(["git", "ls-files"], cwd=repo, capture_output=True, text=True)
-    names = [name for name in listed.stdout.splitlines() if not name.endswith(".csv")]
+    names = [name for name in listed.stdout.splitlines() if not name.endswith((".csv", ".png"))]
     names = [name for name in names if not name.startswith("tests/")]
     return {name: (repo / name).read_text() for name in names if (repo / name).is_file()}
 

@@ -29,7 +29,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 MACHINE = re.compile(r"\b(?:n1|n2|n4|e2|c2|g2|g4|a2|a3|a4x?|m1)-[a-z]+-\w+\b")
 ACCELERATOR = re.compile(r"\bNVIDIA_\w+\b")
 IMAGE = re.compile(r"\bpytorch-(?:xla|gpu|cpu|tpu)\.[\w.-]+\w")
-FUNCTION = re.compile(r"^((?:aiplatform|storage|np|torch|costs|exercises)\.[\w.]+)")
+FUNCTION = re.compile(r"^((?:aiplatform|storage|np|torch|costs|exercises)\.(?!py|sqlite3)[\w.]+)")
 FILE = re.compile(r"^[\w./-]+\.(?:py|ipynb|csv|md|yml|toml|txt|svg)$")
 
 MODULES = {"aiplatform": "google.cloud.aiplatform", "storage": "google.cloud.storage"}

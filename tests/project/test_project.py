@@ -92,12 +92,21 @@ def test_every_requirement_has_one_tested_version_that_suits(
         assert tested[0] in requirement.specifier, requirement
 
 
+def test_one_version_stands_everywhere(repo: Path, project: dict) -> None:  # type: ignore[type-arg]
+    headings = re.findall(r"^## (\S+)$", (repo / ".github/CHANGELOG.md").read_text(), re.MULTILINE)
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert released[0] == project["version"]
+    citation = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+
+
 def test_only_the_agreed_entries_stand_at_the_top(repo: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=repo, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     visible = {name.split("/")[0] for name in listed if not name.startswith(".")}
     assert visible == {
+        "CITATION.cff",
         "LICENSE",
         "README.md",
         "data",
@@ -109,6 +118,10 @@ def test_only_the_agreed_entries_stand_at_the_top(repo: Path) -> None:
     }
 
 
+def test_the_readme_is_short(repo: Path) -> None:
+    assert len((repo / "README.md").read_bytes()) <= 7 * 1024
+
+
 def test_the_readme_starts_with_the_two_readers_and_the_two_commands(repo: Path) -> None:
     text = (repo / "README.md").read_text()
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -116,12 +129,6 @@ def test_the_readme_starts_with_the_two_readers_and_the_two_commands(repo: Path)
     for command in ("run", "test", "lab", "doctor"):
         assert f"python3 scripts/workshop.py {command}" in text
     assert "workshop.py test" in (repo / ".ci" / "run").read_text()
-
-
-def test_links_between_files_lead_somewhere(repo: Path) -> None:
-    for page in (repo / "README.md", repo / "data" / "README.md"):
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 @pytest.mark.parametrize(

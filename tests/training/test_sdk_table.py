@@ -1,6 +1,6 @@
-"""Tries every call and option of the SDK's training jobs; the README shows what came out.
+"""Tries every call and option of the SDK's training jobs; a table shows what came out.
 
-After a change, write the README's table anew with
+The table stands in scripts/vertex_local/README.md. After a change, write it anew with
 
     REFRESH_README=1 .venv/bin/pytest -n0 tests/training/test_sdk_table.py
 """
@@ -396,7 +396,7 @@ def test_every_option_does_something_or_says_that_it_does_not(
 def test_the_readme_shows_what_came_out(
     trials: dict[str, Trial], members: dict[str, Outcome], repo: Path
 ) -> None:
-    readme = repo / "README.md"
+    readme = repo / "scripts" / "vertex_local" / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)
     shown, after = rest.split(END)

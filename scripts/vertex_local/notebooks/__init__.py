@@ -1,6 +1,6 @@
 """Executing notebooks, and holding them to what they promise to show.
 
-May import everything except the command line and the doctor.
+May import everything except the reports and the command line.
 """
 
 from vertex_local import imports

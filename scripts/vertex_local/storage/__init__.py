@@ -1,4 +1,8 @@
-"""Cloud Storage on this machine: a small server of our own, in which the file tree is the truth."""
+"""Cloud Storage on this machine: a small server of our own, in which the file tree is the truth.
+
+May import the modules at the top of `vertex_local`, and `server.access`; nothing of `training` and
+`jobs`.
+"""
 
 from vertex_local.storage.names import bucket_name_problem
 from vertex_local.storage.server import Buckets
