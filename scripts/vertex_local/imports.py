@@ -30,7 +30,10 @@ def skip_clients() -> None:
     An empty module with the same search path takes its place. Never call this where the SDK is
     used: in a kernel, a job or a test.
     """
-    spec = importlib.util.find_spec(CLIENTS)
+    try:
+        spec = importlib.util.find_spec(CLIENTS)
+    except ModuleNotFoundError:  # not even the package above it is there
+        return
     if spec is not None:
         sys.modules.setdefault(CLIENTS, importlib.util.module_from_spec(spec))
 
