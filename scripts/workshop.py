@@ -165,6 +165,8 @@ def install() -> None:
     """Make `.venv` with the tested versions and the kernel, unless that is done already."""
     if is_installed():
         return
+    from vertex_local import pip_settings  # beside this file, and of the standard library
+
     print(f"Installing the lesson's packages in {VENV} (some minutes, once) …", flush=True)
     STAMP.unlink(missing_ok=True)
     step(
@@ -177,6 +179,7 @@ def install() -> None:
         [*pip, "--constraint", str(PINS), "--editable", f"{REPO}[test]"],
         "pip could not install the packages; its last lines above say why. Check the network "
         "and the free disk space, then run this command again",
+        pip_settings.environment(PYTHON, os.environ),
     )
     step([PYTHON, "-m", "vertex_local", "kernel", "install"], "the kernel cannot be installed")
     STAMP.write_text(fingerprint())
@@ -193,9 +196,9 @@ def fingerprint() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def step(command: "list[str]", problem: str) -> None:
+def step(command: "list[str]", problem: str, variables: "dict[str, str] | None" = None) -> None:
     """Run one command of the installation; raise WorkshopError with `problem` if it fails."""
-    if subprocess.call(command, cwd=REPO) != 0:
+    if subprocess.call(command, cwd=REPO, env=variables) != 0:
         raise WorkshopError(f"{problem}.")
 
 

@@ -102,7 +102,12 @@ def test_a_job_runs_the_script_with_its_arguments_and_environment(
         job,
         args=[bucket.name, "--rate=0.5"],
         base_output_dir=f"gs://{bucket.name}/out",
-        environment_variables={"GREETING": "to $(CLOUD_ML_REGION)"},
+        environment_variables={
+            "GREETING": "to $(CLOUD_ML_REGION)",
+            "LITERAL": "$$(GREETING) costs $$5, $(NOTHING) and $HOME",
+            "TWICE": "$(LITERAL)",
+            "PYTHONPATH": "/a/folder:/another",
+        },
     )
     assert job.state == PipelineState.PIPELINE_STATE_SUCCEEDED
 
@@ -113,6 +118,9 @@ def test_a_job_runs_the_script_with_its_arguments_and_environment(
     assert environment["AIP_CHECKPOINT_DIR"] == f"gs://{bucket.name}/out/checkpoints/"
     assert environment["AIP_TENSORBOARD_LOG_DIR"] == f"gs://{bucket.name}/out/logs/"
     assert environment["GREETING"] == "to us-central1"
+    assert environment["LITERAL"] == "$(GREETING) costs $5, $(NOTHING) and $HOME"
+    assert environment["TWICE"] == environment["LITERAL"]  # expanded once, and not again
+    assert environment["PYTHONPATH"].startswith("/a/folder:/another:")  # and the package was found
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert (environment["RANK"], environment["WORLD_SIZE"]) == ("0", "1")
     assert json.loads(environment["CLUSTER_SPEC"])["task"] == {"type": "workerpool0", "index": 0}

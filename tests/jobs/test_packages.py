@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -13,8 +16,9 @@ from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState
 from test_jobs import IMAGE, wait_until
 
+from vertex_local import pip_settings
 from vertex_local.config import Root
-from vertex_local.jobs import package
+from vertex_local.jobs import command, package
 from vertex_local.jobs.package import BadPackage
 
 SETUP = "from setuptools import setup\nsetup(name='x', version='1', {})\n"
@@ -138,10 +142,7 @@ def test_packages_of_several_layouts_run(bucket: storage.Bucket, root: Root) -> 
     }
     described = {"x-1/PKG-INFO": INFO + "Requires-Dist: numpy\nRequires-Dist: no; extra == 'a'\n"}
     for files in (GOOD, source, described | GOOD):
-        job = submit(bucket, archive(files))
-        job.wait_for_completion()
-        folder = root.jobs / job.name.rpartition("/")[2]
-        assert (folder / "job.log").read_text() == "ran\n"
+        assert task_of(bucket, root, files) == "ran\n"
 
 
 def test_a_package_without_the_module_fails_by_name(bucket: storage.Bucket) -> None:
@@ -149,3 +150,82 @@ def test_a_package_without_the_module_fails_by_name(bucket: storage.Bucket) -> N
     del files["x-1/trainer/task.py"]
     with pytest.raises(RuntimeError, match=r"No module named .*trainer"):
         submit(bucket, archive(files)).wait_for_completion()
+
+
+def task_of(bucket: storage.Bucket, root: Root, files: dict[str, str]) -> str:
+    """Run a package; return what its module printed."""
+    job = submit(bucket, archive(files))
+    job.wait_for_completion()
+    return (root.jobs / job.name.rpartition("/")[2] / "job.log").read_text()
+
+
+HAND_MADE = {
+    "x-1/setup.py": SETUP.format(
+        "packages=['trainer'], package_dir={'trainer': 'code/here'}, "
+        "entry_points={'console_scripts': ['say-hello=trainer.task:hello']}, "
+        "install_requires=['requests', \"absent-package; python_version < '3'\"]"
+    ),
+    "x-1/code/here/__init__.py": "",
+    "x-1/code/here/task.py": (
+        "import subprocess, sys\nfrom importlib.metadata import version\n"
+        "def hello(): print('hello')\n"
+        "if __name__ == '__main__':\n"
+        "    print(version('x'), flush=True)\n    subprocess.run(['say-hello'], check=True)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [HAND_MADE, {name.removeprefix("x-1/"): text for name, text in HAND_MADE.items()}],
+    ids=["in a folder", "flat"],
+)
+def test_a_package_that_somebody_packed_is_installed_as_pip_does(
+    bucket: storage.Bucket, root: Root, files: dict[str, str]
+) -> None:
+    assert task_of(bucket, root, files) == "1\nhello\n"
+
+
+def test_a_package_described_by_pyproject_runs(bucket: storage.Bucket, root: Root) -> None:
+    described = '[project]\nname = "x"\nversion = "2"\n[build-system]\nrequires = ["setuptools"]\n'
+    described += 'build-backend = "setuptools.build_meta"\n'
+    files = {"x/pyproject.toml": described, "x/trainer/task.py": "print('ran')"}
+    assert task_of(bucket, root, files) == "ran\n"
+
+
+def test_what_a_package_requires_is_installed_or_the_job_fails(bucket: storage.Bucket) -> None:
+    setup = SETUP.format("packages=['trainer'], install_requires=['requests>=1000']")
+    with pytest.raises(RuntimeError, match=r"package\.tar\.gz.*could not be installed"):
+        submit(bucket, archive({**GOOD, "x-1/setup.py": setup})).wait_for_completion()
+
+
+def test_markers_and_extras_of_requirements_count(tmp_path: Path) -> None:
+    listed = tmp_path / "x.egg-info" / "requires.txt"
+    listed.parent.mkdir()
+    listed.write_text('numpy\n\n[:python_version < "3"]\nold\n\n[:python_version >= "3"]\nnew\n')
+    required = package.requirements(tmp_path)
+    assert required == ["numpy", 'old; python_version < "3"', 'new; python_version >= "3"']
+    assert [package.is_installed(text) for text in required] == [True, True, False]
+    assert package.is_installed("fsspec") and package.is_installed("jsonschema[format-nongpl]")
+    assert not package.is_installed("fsspec[ssh]")  # paramiko is not here
+
+
+@pytest.mark.parametrize("setting", ["user", "target", "require-virtualenv", "only-binary"])
+def test_no_setting_of_pip_reaches_an_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    value = {"target": str(tmp_path / "elsewhere"), "only-binary": ":all:"}.get(setting, "true")
+    settings = tmp_path / "pip.conf"
+    settings.write_text(f"[install]\n{setting} = {value}\n[global]\ntimeout = 7\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+    monkeypatch.setenv(f"PIP_{setting.upper().replace('-', '_')}", value)
+    kept = pip_settings.environment(sys.executable, os.environ)
+    assert kept["PIP_CONFIG_FILE"] == os.devnull and kept["PIP_TIMEOUT"] == "7"
+    source = tmp_path / "x"
+    source.mkdir()
+    (source / "setup.py").write_text(SETUP.format("py_modules=['one']"))
+    (source / "one.py").write_text("")
+    pip = [sys.executable, str(command.PIP_PROGRAM), str(tmp_path / "site")]
+    subprocess.run([*pip, "install", "--user", str(source)], check=True, timeout=120)
+    assert (tmp_path / "site" / "one.py").is_file()
+    assert not (tmp_path / "elsewhere").exists()

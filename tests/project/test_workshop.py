@@ -18,6 +18,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import workshop as workshop_module
 from clones import LIMIT_SECONDS, make_clone, run_lesson
 
 from vertex_local.config import Root
@@ -60,6 +61,26 @@ def test_an_older_python_gets_one_sentence(script: Path) -> None:
 def test_it_needs_only_the_standard_library(script: Path) -> None:
     modules = re.findall(r"^(?:import|from) (\w+)", script.read_text(), re.MULTILINE)
     assert set(modules) <= set(sys.stdlib_module_names)
+
+
+def test_no_setting_of_pip_reaches_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`user = true` in pip's settings is usual on shared machines, and refused in a `.venv`."""
+    steps: list[tuple[list[str], dict[str, str] | None]] = []
+    monkeypatch.setattr(workshop_module, "is_installed", lambda: False)
+    monkeypatch.setattr(workshop_module, "STAMP", tmp_path / "stamp")
+    monkeypatch.setattr(workshop_module, "PYTHON", sys.executable)
+    monkeypatch.setattr(
+        workshop_module,
+        "step",
+        lambda command, _problem, variables=None: steps.append((command, variables)),
+    )
+    monkeypatch.setenv("PIP_USER", "1")
+    workshop_module.install()
+    (variables,) = [variables for command, variables in steps if "--editable" in command]
+    assert variables and "PIP_USER" not in variables
+    assert variables["PIP_CONFIG_FILE"] == os.devnull and variables["PATH"] == os.environ["PATH"]
 
 
 def test_run_leaves_a_running_local_mode_alone(

@@ -8,6 +8,7 @@ programs in the job's folder, which use the Python that stands for the image.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from google.cloud.aiplatform_v1.types import ContainerSpec, WorkerPoolSpec
@@ -19,21 +20,9 @@ SHELLS = re.compile(r"(/(usr/)?bin/)?(ba)?sh")
 # `/gcs` as a path of its own, not as a part of another one such as gs://bucket/gcs/file.
 MOUNT = re.compile(r"(?<![\w./-])/gcs(?![\w.-])")
 
-# A virtual environment refuses `--user`, and a job must not change the environment of others: so
-# pip installs into the job's own folder. Its own upgrade changes nothing that a job needs.
-PIP = """#!/bin/sh
-for word in "$@"; do
-    shift
-    [ "$word" = --user ] || set -- "$@" "$word"
-done
-[ "$*" = "install --upgrade pip" ] && exit 0
-if [ "$1" = install ]; then
-    shift
-    set -- install --no-build-isolation --target '{site}' "$@"
-fi
-exec '{python}' -m pip --disable-pip-version-check "$@"
-"""
-PYTHON = "#!/bin/sh\nexec '{python}' \"$@\"\n"
+PIP_PROGRAM = Path(__file__).with_name("pip.py")
+PIP = '#!/bin/sh\nexec {python} {pip} {site} "$@"\n'
+PYTHON = '#!/bin/sh\nexec {python} "$@"\n'
 
 
 def obstacle(spec: ContainerSpec) -> str | None:
@@ -76,7 +65,9 @@ def write_programs(folder: Path, python: str, site: Path) -> None:
         site: where `pip install` puts packages.
     """
     folder.mkdir(exist_ok=True)
+    paths = {"python": python, "pip": str(PIP_PROGRAM), "site": str(site)}
+    quoted = {name: shlex.quote(path) for name, path in paths.items()}
     for name, text in (("python", PYTHON), ("pip", PIP)):
         for program in (folder / name, folder / f"{name}3"):
-            program.write_text(text.format(python=python, site=site))
+            program.write_text(text.format(**quoted))
             program.chmod(0o755)

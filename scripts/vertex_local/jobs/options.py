@@ -65,6 +65,7 @@ USUAL = {  # what the SDK sends when nobody asks for it
 MAX_POOLS, MAX_REPLICAS = 4, 64  # the second is local mode's own: each replica is a process here
 MAX_ENV, MAX_PACKAGES, MAX_ARGS_CHARACTERS = 100, 100, 100_000
 DISK_GB = range(100, 64_001)
+ENV_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")  # a C identifier: see `EnvVar`
 MAX_NAME, MAX_LABEL = 128, 64
 BUCKET_FOLDER = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/.*)?", re.DOTALL)
 
@@ -165,6 +166,16 @@ def _check_pool(pool: WorkerPoolSpec, place: str) -> None:
     work = pool.container_spec or pool.python_package_spec
     if len(work.env) > MAX_ENV:
         raise InvalidArgument(f"{place}: at most {MAX_ENV} environment variables are allowed.")
+    for item in work.env:
+        if not ENV_NAME.fullmatch(item.name):
+            raise InvalidArgument(
+                f"{place}: {item.name!r} is not a name for an environment variable: letters, "
+                "digits and underscores are allowed, and no digit at the beginning."
+            )
+    words = [*work.args, *(item.value for item in work.env)]
+    words += [*pool.container_spec.command, pool.python_package_spec.python_module]
+    if any("\0" in word for word in words):
+        raise InvalidArgument(f"{place}: no argument or variable can hold a NUL character.")
     if sum(map(len, work.args)) > MAX_ARGS_CHARACTERS:
         raise InvalidArgument(f"{place}: at most {MAX_ARGS_CHARACTERS} characters of args.")
     machines.check(pool.machine_spec, f"{place}.machine_spec")

@@ -1,13 +1,17 @@
-"""Training packages: unpacks the source distributions into which the SDK packs a script."""
+"""Training packages: unpacks source distributions, and knows those that the SDK itself made.
+
+What the SDK packs needs no installation: its modules are found where they were unpacked. Every
+other package is installed by pip, because only its own `setup.py` knows what that means.
+"""
 
 from __future__ import annotations
 
 import gzip
 import io
+import re
 import shutil
 import tarfile
 import zlib
-from email import message_from_bytes
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +19,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 MAX_BYTES = 500_000_000  # of everything in a package
 PIECE = 1 << 20  # how much is unpacked at once
+# What the SDK writes; source: `_SETUP_PY_TEMPLATE` in google.cloud.aiplatform.utils.source_utils.
+SDK_SETUP = re.compile(
+    r"from setuptools import find_packages\nfrom setuptools import setup\n\nsetup\(\n"
+    r"    name='aiplatform_custom_trainer_script',\n    version='[\d.]+',\n"
+    r"    packages=find_packages\(\),\n    install_requires=\(.*\),\n"
+    r"    include_package_data=True,\n    description='My training application.'\n\)\s*"
+)
 
 
 class BadPackage(Exception):
@@ -46,14 +57,18 @@ def unpack(data: bytes, folder: Path) -> Path:
         raise BadPackage(
             f"The training package is not a readable source distribution (.tar.gz): {err}"
         ) from err
-    projects = [path for path in folder.iterdir() if (path / "PKG-INFO").is_file()]
-    projects = projects or sorted(path.parent for path in folder.glob("*/setup.py"))
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    projects = [path for path in (folder, *folders) if _is_project(path)]
     if len(projects) != 1:
         raise BadPackage(
             "The training package is not a source distribution: it must hold one folder, with the "
             "setup.py of the project in it."
         )
     return projects[0]
+
+
+def _is_project(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("setup.py", "pyproject.toml"))
 
 
 class _Limited(io.RawIOBase):
@@ -108,36 +123,47 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) ->
         shutil.copyfileobj(content, file)
 
 
+def is_from_sdk(project: Path) -> bool:
+    """Return whether the SDK made this package of a script, and nobody has changed it."""
+    setup = project / "setup.py"
+    return setup.is_file() and SDK_SETUP.fullmatch(setup.read_text(errors="replace")) is not None
+
+
 def requirements(project: Path) -> list[str]:
-    """Return what an unpacked package requires, as pip writes it; optional extras left out."""
-    lists = sorted(project.rglob("*.egg-info/requires.txt"))
+    """Return what a package that the SDK made requires, each with its marker."""
     required = []
-    for file in lists:
-        for line in file.read_text().splitlines():
-            if line.startswith("["):  # an optional extra begins
-                break
-            if line.strip():
-                required.append(line.strip())
-    description = project / "PKG-INFO"
-    if not lists and description.is_file():  # made by another tool than setuptools
-        found = message_from_bytes(description.read_bytes()).get_all("Requires-Dist", [])
-        required = [text for text in found if "extra ==" not in text]
+    marker = ""
+    for file in project.glob("*.egg-info/requires.txt"):
+        for line in filter(None, map(str.strip, file.read_text().splitlines())):
+            if line.startswith("["):  # `[:MARKER]`: the SDK's packages have no optional extras
+                marker = f"; {line.strip('[]').partition(':')[2]}"
+            else:
+                required.append(line + marker)
     return required
 
 
-def roots(project: Path) -> list[Path]:
-    """Return the folders of an unpacked package in which its modules lie."""
-    return [folder for folder in (project, project / "src") if folder.is_dir()]
-
-
 def is_installed(text: str) -> bool:
-    """Return whether this environment fulfils a requirement."""
+    """Return whether this environment fulfils a requirement, with the extras that it names."""
     try:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate():
             return True
         if requirement.url:
             return False
-        return requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+        version = metadata.version(requirement.name)
+        return requirement.specifier.contains(version, prereleases=True) and all(
+            is_installed(needed)
+            for extra in requirement.extras
+            for needed in _needed_by_extra(requirement.name, extra)
+        )
     except (InvalidRequirement, metadata.PackageNotFoundError):
         return False
+
+
+def _needed_by_extra(name: str, extra: str) -> list[str]:
+    found = [Requirement(text) for text in metadata.requires(name) or []]
+    return [
+        str(each).partition(";")[0]
+        for each in found
+        if each.marker and each.marker.evaluate({"extra": extra})
+    ]

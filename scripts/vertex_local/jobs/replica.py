@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -88,7 +89,7 @@ def environment(
     replicas: Sequence[Replica],
     root: Root,
     storage_url: str,
-    programs: Path,
+    programs: Sequence[Path],
     modules: Sequence[Path],
 ) -> dict[str, str]:
     """Return the environment variables of a replica's process.
@@ -103,15 +104,14 @@ def environment(
         replicas: all replicas of the job, the primary first.
         root: local mode's folder.
         storage_url: where Cloud Storage is emulated.
-        programs: folder with the job's own `python` and `pip`.
+        programs: folders with the job's own programs, `python` and `pip` among them.
         modules: folders in which the job's Python finds modules.
     """
     name = ResourceName.of(job)
     variables = {each: os.environ[each] for each in PASSED_ON if each in os.environ}
     variables |= without_account(root) | past_proxies() | shell_tools(root, storage_url)
     variables |= {
-        "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join(map(str, modules)),
+        "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONUNBUFFERED": "1",
         "STORAGE_EMULATOR_HOST": storage_url,
         mount.BUCKETS: str(root.buckets),
@@ -140,14 +140,24 @@ def environment(
         variables["CUDA_VISIBLE_DEVICES"] = ""  # a job sees a GPU only if it asked for one
     for item in work.env:
         variables[item.name] = expand(item.value, variables)
+    # Whatever the job's owner sets: in an image, these two are not found through variables.
+    variables["PATH"] = os.pathsep.join([*map(str, programs), variables["PATH"]])
+    found = [variables.get("PYTHONPATH", ""), *map(str, modules)]
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, found))
     return variables
 
 
 def expand(value: str, variables: Mapping[str, str]) -> str:
-    """Replace `$(NAME)` by that variable's value, as Vertex AI does; unknown names stay."""
-    for name, known in variables.items():
-        value = value.replace(f"$({name})", known)
-    return value
+    """Replace `$(NAME)` by that variable's value, as Vertex AI does.
+
+    Unknown names stay, and `$$` stands for a `$` that begins no name: `$$(NAME)` is never
+    expanded. Source: the documentation of `EnvVar` in google.cloud.aiplatform_v1.
+    """
+
+    def replacement(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else variables.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\(([^()]*)\)", replacement, value)
 
 
 def _addresses(replicas: Sequence[Replica], pool: int) -> list[str]:

@@ -267,7 +267,7 @@ class Runner:
             replicas,
             self.root,
             self._storage_url,
-            workspace.programs,
+            workspace.path,
             workspace.module_path(replica.spec),
         )
         with open(log.log_path(workspace.folder, replica), "ab") as run_log:

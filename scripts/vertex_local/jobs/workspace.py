@@ -29,7 +29,8 @@ class Workspace:
     Attributes:
         folder: holds everything below; only this job uses it.
         python: the interpreter that stands for the job's image.
-        modules: where each of the job's packages was unpacked, by its `gs://` name.
+        modules: where the modules of each of the job's packages are, by its `gs://` name; a
+            package that was installed is in `site`.
     """
 
     folder: Path
@@ -48,8 +49,13 @@ class Workspace:
 
     def module_path(self, pool: WorkerPoolSpec) -> list[Path]:
         """Return the folders in which the replicas of a worker pool look for modules."""
-        projects = [self.modules[uri] for uri in pool.python_package_spec.package_uris]
-        return [*(root for each in projects for root in package.roots(each)), self.site]
+        modules = [self.modules[uri] for uri in pool.python_package_spec.package_uris]
+        return list(dict.fromkeys([*modules, self.site]))
+
+    @property
+    def path(self) -> list[Path]:
+        """Where the job's own programs are: its `python` and `pip`, and what it installed."""
+        return [self.programs, self.site / "bin"]
 
 
 def image_of(job: CustomJob) -> str:
@@ -75,18 +81,35 @@ def prepare(
         LocalModeError: if the map of images cannot be used.
     """
     folder = root.jobs / ResourceName.of(job).id
-    modules = {}
-    for number, uri in enumerate(_package_uris(job)):
-        modules[uri] = package.unpack(_fetched(uri, fetch), folder / "package" / str(number))
-    workspace = Workspace(folder, images.interpreter(root, image_of(job)), modules)
+    workspace = Workspace(folder, images.interpreter(root, image_of(job)), {})
     command.write_programs(workspace.programs, workspace.python, workspace.site)
-    required = [text for path in modules.values() for text in package.requirements(path)]
-    if workspace.python == sys.executable:
-        required = [text for text in required if not package.is_installed(text)]
-    if required:
-        service_log(f"Installing {', '.join(required)} for this job.")
-        _install(workspace, required, service_log.path, call)
+    wanted = []
+    for number, uri in enumerate(_package_uris(job)):
+        project = _project(uri, _fetched(uri, fetch), folder / "package" / str(number))
+        if package.is_from_sdk(project):
+            workspace.modules[uri] = project
+            required = package.requirements(project)
+            if workspace.python == sys.executable:
+                required = [text for text in required if not package.is_installed(text)]
+            wanted += required
+        else:
+            workspace.modules[uri] = workspace.site
+            wanted.append(str(project))
+    if wanted:
+        names = [uri for uri in workspace.modules if workspace.modules[uri] == workspace.site]
+        names += [text for text in wanted if not Path(text).is_absolute()]
+        _install(workspace, wanted, ", ".join(names), service_log, call)
     return workspace
+
+
+def _project(uri: str, data: bytes, folder: Path) -> Path:
+    """Return what pip can install: the folder of a source distribution, or a wheel."""
+    if not uri.endswith(".whl"):
+        return package.unpack(data, folder)
+    folder.mkdir(parents=True)
+    wheel = folder / uri.rpartition("/")[2]
+    wheel.write_bytes(data)
+    return wheel
 
 
 def _package_uris(job: CustomJob) -> list[str]:
@@ -102,11 +125,14 @@ def _fetched(uri: str, fetch: Callable[[str], bytes]) -> bytes:
         raise JobFailure(f"The training package {uri} cannot be downloaded: {err}") from err
 
 
-def _install(workspace: Workspace, required: list[str], log: Path, call: Call) -> None:
-    """Install packages for one job; pip's own words go to `log`."""
-    pip = [workspace.python, "-m", "pip", "install", "--disable-pip-version-check"]
-    if call([*pip, "--target", str(workspace.site), *required], log) != 0:
+def _install(
+    workspace: Workspace, wanted: list[str], names: str, service_log: ServiceLog, call: Call
+) -> None:
+    """Install packages for one job; pip's own words go to the service's log."""
+    service_log(f"Installing {names} for this job.")
+    pip = workspace.programs / "pip"
+    if call([str(pip), "install", *wanted], service_log.path) != 0:
         raise JobFailure(
-            f"The packages {', '.join(required)}, which the training package requires, could not "
-            f"be installed; what pip says is in {log}"
+            f"The packages {names}, which the job requires, could not be installed; what pip says "
+            f"is in {service_log.path}"
         )
