@@ -38,6 +38,7 @@ REPO = Path(__file__).resolve().parents[1]
 VENV = REPO / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 STAMP = VENV / "installed-for"
+PIP = REPO / "scripts" / "vertex_local" / "pip_settings.py"  # pip, with few of its settings
 PINS = REPO / "scripts" / "tested-versions.txt"
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
 ROOT = Path(os.environ.get("VERTEX_LOCAL_ROOT") or REPO / ".vertex-local").absolute()
@@ -165,8 +166,6 @@ def install() -> None:
     """Make `.venv` with the tested versions and the kernel, unless that is done already."""
     if is_installed():
         return
-    from vertex_local import pip_settings  # beside this file, and of the standard library
-
     print(f"Installing the lesson's packages in {VENV} (some minutes, once) …", flush=True)
     STAMP.unlink(missing_ok=True)
     step(
@@ -174,12 +173,11 @@ def install() -> None:
         "the virtual environment cannot be made. On Debian and Ubuntu, `sudo apt install "
         "python3-venv` may be missing",
     )
-    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [PYTHON, str(PIP), "install", "--quiet"]
     step(
         [*pip, "--constraint", str(PINS), "--editable", f"{REPO}[test]"],
         "pip could not install the packages; its last lines above say why. Check the network "
         "and the free disk space, then run this command again",
-        pip_settings.environment(PYTHON, os.environ),
     )
     step([PYTHON, "-m", "vertex_local", "kernel", "install"], "the kernel cannot be installed")
     STAMP.write_text(fingerprint())
@@ -196,9 +194,9 @@ def fingerprint() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def step(command: "list[str]", problem: str, variables: "dict[str, str] | None" = None) -> None:
+def step(command: "list[str]", problem: str) -> None:
     """Run one command of the installation; raise WorkshopError with `problem` if it fails."""
-    if subprocess.call(command, cwd=REPO, env=variables) != 0:
+    if subprocess.call(command, cwd=REPO) != 0:
         raise WorkshopError(f"{problem}.")
 
 

@@ -2,8 +2,10 @@
 
 pip reads every option from its settings files and from variables `PIP_OPTION`. A `user = true` or
 a `PIP_TARGET` there would send packages to a place where nobody looks for them. The way to the
-packages (an index, a proxy, certificates) must stay. The standard library only: `workshop.py` uses
-this before anything is installed.
+packages (an index, a proxy, certificates) must stay.
+
+As a program, `pip_settings.py WORDS …` is `pip WORDS …` with those settings only. It needs the
+standard library only: `workshop.py` runs it before anything is installed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 
 # Source: `pip help install`, its "Package Index Options" and "General Options".
@@ -52,3 +55,8 @@ def _kept(listing: str) -> dict[str, str]:
         if section in found and option in ABOUT_THE_NETWORK:
             found[section][f"PIP_{option.upper().replace('-', '_')}"] = str(ast.literal_eval(value))
     return found["global"] | found["install"] | found[":env:"]
+
+
+if __name__ == "__main__":
+    pip = [sys.executable, "-m", "pip", *sys.argv[1:]]
+    sys.exit(subprocess.call(pip, env=environment(sys.executable, os.environ)))

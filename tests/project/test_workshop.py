@@ -18,7 +18,6 @@ from typing import Any
 
 import nbformat
 import pytest
-import workshop as workshop_module
 from clones import LIMIT_SECONDS, make_clone, run_lesson
 
 from vertex_local.config import Root
@@ -63,24 +62,22 @@ def test_it_needs_only_the_standard_library(script: Path) -> None:
     assert set(modules) <= set(sys.stdlib_module_names)
 
 
-def test_no_setting_of_pip_reaches_the_installation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_setting_of_pip_reaches_the_installation(script: Path, tmp_path: Path) -> None:
     """`user = true` in pip's settings is usual on shared machines, and refused in a `.venv`."""
-    steps: list[tuple[list[str], dict[str, str] | None]] = []
-    monkeypatch.setattr(workshop_module, "is_installed", lambda: False)
-    monkeypatch.setattr(workshop_module, "STAMP", tmp_path / "stamp")
-    monkeypatch.setattr(workshop_module, "PYTHON", sys.executable)
-    monkeypatch.setattr(
-        workshop_module,
-        "step",
-        lambda command, _problem, variables=None: steps.append((command, variables)),
-    )
-    monkeypatch.setenv("PIP_USER", "1")
-    workshop_module.install()
-    (variables,) = [variables for command, variables in steps if "--editable" in command]
-    assert variables and "PIP_USER" not in variables
-    assert variables["PIP_CONFIG_FILE"] == os.devnull and variables["PATH"] == os.environ["PATH"]
+    source = tmp_path / "x"
+    source.mkdir()
+    (source / "setup.py").write_text("from setuptools import setup\nsetup(name='x')\n")
+    names = runpy.run_path(str(script))
+    words = ["install", "--no-build-isolation", f"--target={tmp_path / 'site'}", str(source)]
+    for pip, status in ((["-m", "pip"], 1), ([str(names["PIP"])], 0)):
+        finished = subprocess.run(
+            [sys.executable, *pip, *words],
+            env=os.environ | {"PIP_USER": "1"},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+        assert finished.returncode == status, finished.stderr
 
 
 def test_run_leaves_a_running_local_mode_alone(
