@@ -47,7 +47,7 @@ async def _call(request: Request, content: bytes) -> tuple[int, str, bytes]:
     url = urlsplit(target)
     if url.path.startswith(("/batch", "/upload", "/download")):
         raise BadRequest(f"A batch cannot contain {url.path}")
-    headers = [(b"host", request.headers["host"].encode())]  # the batch has passed the gate
+    headers = [(b"host", request.headers["host"].encode())]  # the batch itself has been let in
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip().lower() not in ("host", "origin"):

@@ -38,12 +38,12 @@ class Conditions:
         return self.generation is None or self.generation == int(document["generation"])
 
     def check(self, document: Resource | None, reading: bool = False) -> None:
-        """Compare with what is there.
+        """Compare the conditions with what is stored.
 
         Args:
-            document: the metadata of what is there, None for nothing.
-            reading: whether the request changes nothing: it then learns that it has the current
-                state already.
+            document: the stored metadata, or None if there is no object.
+            reading: whether the request only reads; `If-None-Match`, for example, then fails with
+                NotModified.
 
         Raises:
             PreconditionFailed: if a condition is not met.
@@ -69,7 +69,7 @@ ANY = Conditions()
 
 
 def etag(document: Resource | None) -> str:
-    """Return what changes with every change of a resource or its metadata."""
+    """Return the ETag: it changes with every change of a resource or its metadata."""
     if document is None:
         return ""
     return f"{int(document.get('generation', 0)):x}.{int(document['metageneration']):x}"

@@ -12,7 +12,7 @@ import google_crc32c
 
 from vertex_local.storage.errors import BadChecksum
 
-PIECE_BYTES = 1 << 20  # what is read or written at once: enough for speed, little memory
+PIECE_BYTES = 1 << 20  # read or written at once: large enough for speed, small in memory
 
 
 class Digest:

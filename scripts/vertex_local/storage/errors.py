@@ -1,4 +1,4 @@
-"""The answers of Cloud Storage that are not results, with Google's own sentences where known."""
+"""The errors that Cloud Storage reports, in Google's own sentences where they are known."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TooLarge(StorageError):
 
 
 class BadRange(StorageError):
-    """The asked bytes do not exist."""
+    """The requested bytes do not exist."""
 
     http = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     reason, code = "requestedRangeNotSatisfiable", "InvalidRange"
@@ -96,20 +96,20 @@ class BadRange(StorageError):
 
 
 class Cancelled(StorageError):
-    """The upload was given up by its owner. Google's own status code."""
+    """The client cancelled the upload. 499 is Google's own status code for it."""
 
     http, reason, code = 499, "clientClosedRequest", "Cancelled"
 
 
 class DiskFull(StorageError):
-    """This machine has no room left. Not a status that clients repeat a request for."""
+    """This machine's disk is full. Clients do not retry after this status."""
 
     http = HTTPStatus.INSUFFICIENT_STORAGE
     reason, code = "insufficientStorage", "InsufficientStorage"
 
 
 class Unavailable(StorageError):
-    """It does not work now, but may soon: clients try again by themselves."""
+    """Temporary: clients retry after this status."""
 
     http, reason, code = HTTPStatus.SERVICE_UNAVAILABLE, "backendError", "ServiceUnavailable"
 

@@ -21,7 +21,7 @@ from vertex_local.storage.errors import BadRequest
 
 MAX_PAGE = 1000
 KEPT_FOLDERS = 32
-# A folder that changed this recently may change again without a new time of change.
+# A folder that changed less than this ago may change again and keep its time of change.
 SETTLED_NS = 2_000_000_000
 
 
@@ -53,7 +53,7 @@ class Page:
 
 
 class Folders:
-    """Sorted folder contents, kept while the folder does not change. For several threads."""
+    """A cache of sorted folder contents, valid while a folder does not change. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Path, tuple[int, list[str]]] = OrderedDict()
@@ -106,14 +106,14 @@ def _is_unicode(name: str) -> bool:
 
 
 class Walk:
-    """The names of one bucket in order, for the time of one request."""
+    """Goes through the names of one bucket in order, for one request."""
 
     def __init__(self, bucket: Path, folders: Folders, placeholders: Set[str]) -> None:
         self._bucket, self._folders, self._placeholders = bucket, folders, placeholders
         self._seen: dict[str, list[str]] = {}  # each folder is read once per request
 
     def names(self, start: str = "") -> Iterator[str]:
-        """Yield the names that are not before `start`."""
+        """Yield the names from `start` on."""
         return self._below("", start)
 
     def _below(self, base: str, start: str) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""What a file cannot say about itself: content type, generation, checksums, labels. In SQLite.
+"""Metadata that a file system cannot hold: content type, generation, checksums, labels. In SQLite.
 
-A record belongs to one exact file: its inode, size and time of change are part of the key. So a
-new record can be written before its file is renamed into place, and at every moment the file that
-is there decides which record is valid. A record without its file means nothing.
+A record belongs to one exact file: inode, size and time of change are part of its key. So a new
+record can be written before its file is renamed into place: only the record of the file that is
+there is valid. Records whose file is gone are ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-Resource: TypeAlias = dict[str, Any]  # the API's own JSON, less what follows from the name
+Resource: TypeAlias = dict[str, Any]  # the API's JSON, without the fields that follow from the name
 FOLDER = "folder"  # the identity of a placeholder: an object "a/b/" is the folder a/b
 NAMES_AT_ONCE = 500  # SQLite allows 999 parameters in older versions
 
@@ -33,7 +33,7 @@ CREATE INDEX IF NOT EXISTS folders ON objects (bucket, name) WHERE identity = 'f
 
 
 def identity(stat: os.stat_result) -> str:
-    """Return what tells this state of a file from every other."""
+    """Return a key for this state of a file: it changes whenever the file does."""
     return f"{stat.st_ino:x}.{stat.st_mtime_ns:x}.{stat.st_size:x}"
 
 
@@ -48,13 +48,13 @@ class Metadata:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing with this; a power cut may lose the newest records, and
-        # then their files are taken as if they had appeared from elsewhere.
+        # If the process is killed, nothing is lost. A power cut may lose the newest records; new
+        # metadata is then made up for their files, as for files that somebody dropped there.
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(SCHEMA)
 
     def close(self) -> None:
-        """Close the file; nothing may be asked afterwards."""
+        """Close the file; no method may be called afterwards."""
         with self._lock:
             self._db.close()
 
@@ -72,7 +72,7 @@ class Metadata:
         self._run("INSERT OR REPLACE INTO buckets VALUES (?, ?)", name, json.dumps(document))
 
     def drop_bucket(self, name: str) -> None:
-        """Forget a bucket and everything that was ever in it."""
+        """Delete the records of a bucket and of all its objects."""
         self._run("DELETE FROM objects WHERE bucket = ?", name)
         self._run("DELETE FROM buckets WHERE name = ?", name)
 
@@ -109,7 +109,7 @@ class Metadata:
         )
 
     def drop(self, bucket: str, name: str, keys: Iterable[str]) -> None:
-        """Forget files that an object had."""
+        """Delete the records of files that an object no longer has."""
         for key in keys:
             self._run(
                 "DELETE FROM objects WHERE bucket = ? AND name = ? AND identity = ?",

@@ -2,8 +2,8 @@
 
 On Vertex AI this is a file system (Cloud Storage FUSE). Here buckets are folders anyway, so `/gcs`
 need only be a link to them; but only root may put a link into `/`. On Linux a process can have a
-`/` of its own, in a mount namespace: in it is everything that is in the real one, and `/gcs`. Its
-user id, its processes and its files are the same as outside; only `sudo` finds no root there.
+`/` of its own, in a mount namespace: it has every entry of the real one, and `/gcs`. User id,
+processes and files are the same as outside; only `sudo` does not work there.
 
 Elsewhere, and where namespaces are forbidden, somebody who is root can make the link by hand.
 
@@ -63,7 +63,7 @@ def advice(buckets: Path) -> str:
     """Return how somebody who is root can give this machine a `/gcs` for every program."""
     if os.path.lexists(MOUNT):
         return f"{MOUNT} is something else on this machine"
-    if sys.platform == "darwin":  # its / cannot be written, but the system makes links at its start
+    if sys.platform == "darwin":  # / is read-only, but the system makes links when it starts
         line = f"gcs\\t{str(buckets).lstrip('/')}"
         return f"`printf '{line}\\n' | sudo tee -a /etc/synthetic.conf` and a restart make one"
     return f"`sudo ln -s {buckets} {MOUNT}` makes one"
@@ -80,9 +80,9 @@ def _launcher(buckets: Path) -> list[str]:
     return [sys.executable, "-I", "-S", __file__, str(buckets)]
 
 
-@functools.cache  # a machine's answer does not change while a server or a kernel runs
+@functools.cache  # the answer stays the same while a server or a kernel runs
 def _try(buckets: Path) -> str | None:
-    """Try it with a command that looks for `/gcs`: a process cannot leave a namespace again."""
+    """Return what forbids it, or None: tried in a process, which could not leave its namespace."""
     look = f"import os, sys; sys.exit(not os.path.samefile({MOUNT!r}, sys.argv[1]))"
     command = [*_launcher(buckets), sys.executable, "-I", "-S", "-c", look, str(buckets)]
     try:
@@ -111,14 +111,15 @@ def main() -> None:
 def enter(buckets: str) -> None:
     """Give this process a `/` of its own that has `/gcs`.
 
-    Its content are bind mounts of what the real one has, so nothing is copied, and what is mounted
-    there later appears here, too. It cannot be written itself: that would be lost.
+    It consists of bind mounts of the real root's entries, so nothing is copied, and what is mounted
+    there later appears here, too. It is read-only: files written into it would be lost.
 
     Raises:
-        OSError: if the system forbids it. The process is then good for nothing but to end.
+        OSError: if the system forbids it. The process must then end: its root may be half made.
     """
     new_namespace()
-    call("mount", b"none", b"/", None, MS_REC | MS_SLAVE, None)  # nothing of this reaches outside
+    # The rest of the machine sees none of what follows.
+    call("mount", b"none", b"/", None, MS_REC | MS_SLAVE, None)
     # Any folder can hold the new root for the moment before it becomes the root.
     flags = MS_NOSUID | MS_NODEV
     call("mount", b"tmpfs", os.fsencode(buckets), b"tmpfs", flags, b"mode=755")
@@ -136,7 +137,7 @@ def enter(buckets: str) -> None:
 
 
 def new_namespace() -> None:
-    """Leave the mount namespace; who is not root needs a user namespace for that."""
+    """Enter a new mount namespace; without root rights, that needs a user namespace, too."""
     user, group = os.geteuid(), os.getegid()
     try:
         call("unshare", CLONE_NEWNS)
@@ -151,7 +152,7 @@ def new_namespace() -> None:
 
 
 def copy(entry: os.DirEntry[str]) -> None:
-    """Let the new root have what the old one has under this name."""
+    """Make an entry of the old root appear in the new one."""
     path = f"/{entry.name}"
     if entry.is_symlink():
         os.symlink(os.readlink(entry.path), path)

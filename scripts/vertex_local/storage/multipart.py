@@ -1,6 +1,6 @@
 """Requests that carry several bodies: `multipart/related` uploads, and `multipart/mixed` batches.
 
-An upload is read as it arrives, because its second part may be larger than the memory.
+An upload is read piece by piece, because its second part may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class RelatedBody:
                 raise BadRequest("The request body ends before the last part is complete.")
         yield self._buffer[:at]
         self._buffer = b""
-        async for _ in self._stream:  # the connection is used again after it
+        async for _ in self._stream:  # read to the end: the connection will carry more requests
             pass
 
     async def _end_of_headers(self, start: int) -> int:

@@ -51,7 +51,7 @@ async def get(request: Request) -> Response:
 
 
 async def soon(ask: Callable[..., T], *args: object) -> T:
-    """Ask at once if that takes a look only: to hand it to a thread takes longer."""
+    """Answer in this thread if no file must be read: a change of threads would take longer."""
     try:
         return ask(*args, quick=True)
     except Slow:
@@ -131,7 +131,7 @@ def _copy(
     with file, Partial(objects.incoming) as partial:
         for data in pieces(file):
             partial.write(data)
-        # As on Cloud Storage, metadata that is given replaces that of the source as a whole.
+        # As on Cloud Storage: if metadata is given, none is copied from the source.
         kept = fields or resources.copied_fields(document)
         kept = {"contentType": document["contentType"], **kept}
         hashes = None if "md5Hash" in document else {"crc32c": partial.digest.crc32c}
@@ -298,7 +298,7 @@ def _range(header: str | None, size: int) -> tuple[int, int]:
     if not found or not any(found.groups()):
         return 0, size
     first, last = found.groups()
-    if not first:  # the last so many bytes
+    if not first:  # a suffix range: the last N bytes
         start, end = max(0, size - int(last)), size
     else:
         start, end = int(first), min(size, int(last) + 1) if last else size

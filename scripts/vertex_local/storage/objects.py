@@ -1,8 +1,8 @@
-"""Buckets and objects as a file tree: `buckets/<bucket>/<object>` are plain files, and the truth.
+"""Buckets and objects as a file tree: every object is the plain file `buckets/<bucket>/<object>`.
 
-Knows files and records, not HTTP. A file that appeared or changed from elsewhere is an object with
-metadata made up for it. An object that is uploaded appears in one step, by renaming a complete
-file; so does its metadata, see `records`.
+Knows files and their metadata, not HTTP. The files are the truth: one that another program added or
+changed is an object, and gets new metadata. An upload appears in one step, by renaming a complete
+file, and its metadata with it (see `metadata`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Live:
 
 
 class Slow(Exception):
-    """The answer takes more than a look: it must be asked for in a thread."""
+    """A whole file must be read to answer: ask again in a thread."""
 
 
 class Objects:
@@ -65,7 +65,7 @@ class Objects:
         self.incoming.mkdir(exist_ok=True)
         for left_over in self.incoming.glob(f"*{PARTIAL}"):  # of a server that was killed
             left_over.unlink()
-        # Only for moments: whoever holds it moves complete files and writes records.
+        # Held only to move complete files and to write metadata, never while bytes are received.
         self._lock = threading.RLock()
         self._folders = listing.Folders()
         self._last_generation = 0
@@ -73,7 +73,7 @@ class Objects:
         self._metadata = _open_records(root.metadata)
 
     def close(self) -> None:
-        """Close the metadata; nothing may be asked afterwards."""
+        """Close the metadata; no method may be called afterwards."""
         self._metadata.close()
 
     # Buckets
@@ -94,7 +94,7 @@ class Objects:
         return document
 
     def bucket(self, name: str) -> Resource:
-        """Return a bucket's metadata; a folder that appeared from elsewhere gets some now."""
+        """Return a bucket's metadata; a folder that somebody else made gets some now."""
         with self._lock:
             path = self._tree.bucket(name)
             document = self._metadata.bucket(name)
@@ -150,7 +150,7 @@ class Objects:
     ) -> tuple[BinaryIO, Resource]:
         """Return an object's bytes as an open file, and its metadata.
 
-        The file stays what it is while it is open, even if the object is replaced.
+        An open file keeps its content, even if the object is replaced.
 
         Raises:
             Slow: if `quick` is asked for, and the file is new and must be read for its metadata.
@@ -211,7 +211,7 @@ class Objects:
         return document
 
     def check_writable(self, bucket: str, name: str) -> None:
-        """Raise what is wrong with a name before its bytes are received."""
+        """Raise an error if an object cannot have this name, before its bytes are received."""
         if problem := names.object_name_problem(name):
             raise BadRequest(f"Invalid object name: {name!r}: {problem}.")
         if limit := names.object_name_limit(name):
@@ -320,7 +320,7 @@ class Objects:
         return Live(path, key, document)
 
     def _make_up(self, bucket: str, name: str, path: Path) -> Live | None:
-        """Give metadata to a file that appeared or changed from elsewhere."""
+        """Give metadata to a file that another program added or changed."""
         for _ in range(ATTEMPTS):
             try:
                 with open(path, "rb") as file:
@@ -331,7 +331,7 @@ class Objects:
                 return None
             if identity(status) == key:
                 break
-            # It is being written; try until it stands still for the time of one reading.
+            # It is being written: try again until it does not change while it is read.
         else:
             raise _busy(bucket, name)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Files that are being received: beside the buckets until they are complete."""
+"""Files that are being received; they are stored outside the buckets until they are complete."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import BinaryIO
 from vertex_local.storage.digest import Digest
 from vertex_local.storage.errors import DiskFull, NotEmulated
 
-PARTIAL = ".partial"  # the end of the names of files that are being received
-# What a file system says when it cannot hold a name.
+PARTIAL = ".partial"  # suffix of the names of these files
+# The errors of a file system that cannot store a file of this name.
 BAD_NAME_ERRORS = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
 NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Partial:
-    """A file that is being received; nothing that a listing could show.
+    """A file that is being received, and its checksums.
 
-    A context manager: what was not moved into place is deleted at the end.
+    A context manager: a file that was not moved into a bucket is deleted at the end.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Partial:
         self.digest.update(data)
 
     def close(self) -> None:
-        """Have the bytes on the disk."""
+        """Flush the file to the disk and close it."""
         if not self._file.closed:
             with readable_disk_errors():
                 self._file.flush()
@@ -54,7 +54,7 @@ class Partial:
 
 @contextmanager
 def readable_disk_errors(name: str = "") -> Iterator[None]:
-    """Turn what a disk cannot do into an answer for the client."""
+    """Turn the errors of a full disk and of impossible names into answers for the client."""
     try:
         yield
     except OSError as err:

@@ -1,4 +1,4 @@
-"""What all handlers need of a request: its names, its JSON, its bytes; and what it may ask for."""
+"""Helpers of all handlers: read names, JSON and bytes from a request, and check its parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vertex_local.storage.partial import Partial
 from vertex_local.storage.uploads import Intent
 
 MAX_JSON_BYTES = 1 << 20
-# These change how an answer is written, who pays or how it is counted, not what is done.
+# These change the form of an answer, who pays or how it is logged, not what is done.
 HARMLESS = frozenset(
     "alt fields prettyPrint projection quotaUser userProject userIp key uploadType upload_id "
     "uploadId name project access_token $alt $.xgafv".split()
@@ -29,7 +29,7 @@ CONDITIONS = frozenset([*conditions.NAMES, "generation"])
 
 
 def objects_of(request: Request) -> Objects:
-    """Return the buckets that this server is about."""
+    """Return the buckets that this server serves."""
     found: Objects = request.app.state.objects
     return found
 
@@ -99,7 +99,8 @@ def parse_json(text: bytes) -> dict[str, Any]:
 async def receive(stream: AsyncIterator[bytes], partial: Partial) -> bytes:
     """Write a stream to a file, except for its last piece, which is returned.
 
-    So a small object costs no extra change of threads, and a large one little memory.
+    The caller writes that piece in the thread that completes the object: so a small object needs
+    one change of threads, and a large one little memory.
     """
     held: list[bytes] = []
     size = 0
@@ -113,7 +114,7 @@ async def receive(stream: AsyncIterator[bytes], partial: Partial) -> bytes:
 
 
 def intent(request: Request, bucket: str, body: dict[str, Any], fields: dict[str, Any]) -> Intent:
-    """Return what an upload is meant to become, from its URL, its metadata and its headers.
+    """Return what an upload will become: read its URL, its metadata and its headers.
 
     Args:
         body: the metadata as sent.

@@ -19,14 +19,14 @@ OBJECT_OUTPUTS = frozenset(
     "bucket componentCount crc32c etag generation id kind md5Hash mediaLink metageneration name "
     "owner selfLink size timeCreated timeFinalized timeStorageClassUpdated updated".split()
 )
-# Local mode has no permissions, so what `iamConfiguration` says about them is only remembered.
+# Local mode has no permissions, so `iamConfiguration` is stored and has no effect.
 BUCKET_FIELDS = frozenset("iamConfiguration labels location rpo storageClass".split())
 BUCKET_OUTPUTS = frozenset(
     "etag generation id kind locationType metageneration name owner projectNumber selfLink "
     "softDeletePolicy timeCreated updated".split()
 )
 MAPPINGS = frozenset({"labels", "metadata"})  # a patch changes single keys of these
-DERIVED = frozenset(  # of the source of a copy, these do not go over to the copy
+DERIVED = frozenset(  # not copied from the source of a copy
     "generation metageneration size md5Hash crc32c timeCreated updated componentCount".split()
 )
 
@@ -108,7 +108,7 @@ def patch(fields: Mapping[str, Any]) -> Callable[[Resource], Resource]:
 
 
 def replace(fields: Mapping[str, Any], writable: frozenset[str]) -> Callable[[Resource], Resource]:
-    """Return the change that a PUT asks for: what it does not name is gone."""
+    """Return the change that a PUT asks for: it removes the fields that it does not name."""
 
     def change(document: Resource) -> Resource:
         kept = {key: value for key, value in document.items() if key not in writable}

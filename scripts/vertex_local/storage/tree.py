@@ -19,7 +19,7 @@ class Tree:
 
     Args:
         buckets: the folder of the buckets' folders.
-        beside: a folder on the same file system, to try something in.
+        beside: a folder on the same file system, in which its rules are tried out.
     """
 
     def __init__(self, buckets: Path, beside: Path) -> None:
@@ -34,7 +34,7 @@ class Tree:
         return path
 
     def is_inside(self, bucket: str, name: str) -> bool:
-        """Return whether the way to a name leads through real folders with exactly these names.
+        """Return whether every folder on the path to an object is a real one of exactly this name.
 
         A link could lead out of the root; and a file system that ignores case would find an
         object under a name that it does not have.
@@ -63,7 +63,7 @@ class Tree:
                     ) from None
 
     def check_case(self, bucket: str, name: str) -> None:
-        """Refuse a name that differs from another only in case, where that is one file."""
+        """Refuse a name that differs from another only in case, if the file system ignores case."""
         if not self.ignores_case:
             return
         path = self.top / bucket

@@ -37,7 +37,7 @@ MAX_PARTS = 10_000
 
 
 async def upload(request: Request) -> Response:
-    """Answer a request that begins, and perhaps is, an upload."""
+    """Answer a request that begins an upload; most uploads are this one request."""
     check_params(request, *CONDITIONS, "contentEncoding")
     kind = request.query_params.get("uploadType")
     if "upload_id" in request.query_params:  # some clients go on with POST
@@ -116,11 +116,11 @@ async def _begin(request: Request) -> Response:
 
 
 async def proceed(request: Request) -> Response:
-    """Answer a request of an upload that was begun: more bytes, or the question how many came."""
+    """Answer a request that continues an upload, or asks how many bytes have arrived."""
     check_params(request, *CONDITIONS)
     number = request.query_params.get("upload_id", "")
     session = await run_in_threadpool(_sessions(request).get, number)
-    async with session.busy:  # a request that was cut off may still be at work
+    async with session.busy:  # an earlier request that was cut off may still be running
         first, last, total = _content_range(request.headers.get("content-range"))
         if session.result is None and (first is not None or "content-range" not in request.headers):
             await _more(request, session, first or 0)
@@ -135,7 +135,7 @@ async def proceed(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """Give an upload up."""
+    """Cancel a resumable upload."""
     number = request.query_params.get("upload_id", "")
     session = await run_in_threadpool(_sessions(request).get, number)
     async with session.busy:
@@ -158,7 +158,7 @@ async def _more(request: Request, session: Session, first: int) -> None:
             if len(held) >= PIECE_BYTES:
                 await run_in_threadpool(received.write, held)
                 held = b""
-    except ClientDisconnect:  # what came is kept: the client asks how much, and goes on
+    except ClientDisconnect:  # keep what came: the client will ask how much, and continue
         received.write(held)
         received.save()
         raise
@@ -178,7 +178,7 @@ def _content_range(header: str | None) -> tuple[int | None, int | None, int | No
 
 
 def _check_granule(session: Session, last: int | None, total: int | None) -> None:
-    """Refuse a chunk in the middle that the real service would not take as it is."""
+    """Check a chunk that is not the last: its end, and that its size is a multiple of GRANULE."""
     if last is None:
         return
     if session.received.size != last + 1:
@@ -187,7 +187,7 @@ def _check_granule(session: Session, last: int | None, total: int | None) -> Non
         )
     if total is None and session.received.size % GRANULE:
         kept = session.received.size // GRANULE * GRANULE
-        session.received.keep_only(kept)  # and the answer tells the client to send the rest again
+        session.received.keep_only(kept)  # the answer tells the client to send the rest again
 
 
 def _is_complete(request: Request, session: Session, total: int | None) -> bool:
@@ -262,7 +262,7 @@ async def xml_put(request: Request) -> Response:
 
 
 async def xml_delete(request: Request) -> Response:
-    """Give an upload in parts up."""
+    """Cancel an upload in parts."""
     if "uploadId" not in request.query_params:
         raise NotEmulated("DELETE of the XML API")
     number = request.query_params["uploadId"]
@@ -290,7 +290,7 @@ def _own_parts(request: Request, number: str) -> Intent:
 
 
 def _wanted_parts(body: bytes) -> list[tuple[int, str]]:
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # nothing that could grow while it is read
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # entities could expand without limit
         raise BadRequest("The XML must not declare entities.")
     try:
         root = ElementTree.fromstring(body)

@@ -1,7 +1,7 @@
 """Uploads in several requests: resumable ones, and the parts of the XML API's multipart uploads.
 
-Both survive a restart of the server: what was received lies beside the buckets, and is nothing
-that a listing shows.
+Both survive a restart of the server. Unfinished uploads are stored outside the buckets and never
+listed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vertex_local.storage.metadata import Resource
 from vertex_local.storage.partial import Partial, readable_disk_errors
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # as Cloud Storage keeps an upload that nobody continues
-KEPT_RESULTS = 1000  # of finished uploads, whose last answer may have got lost on its way
+KEPT_RESULTS = 1000  # finished uploads to remember: a client asks again if the last answer was lost
 GRANULE = 256 * 1024  # a chunk that is not the last one must have a multiple of this many bytes
 
 
@@ -46,7 +46,7 @@ class Intent:
 
 
 class Received(Partial):
-    """The content of a resumable upload so far; it stays between requests, as a closed file."""
+    """What a resumable upload has received so far: a file, closed between requests."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,19 +65,19 @@ class Received(Partial):
             self._file = open(self.path, "a+b")
 
     def keep_only(self, size: int) -> None:
-        """Forget what was received beyond `size`: it will be sent again."""
+        """Discard the bytes after `size`: the client will send them again."""
         if size < self.size:
             with open(self.path, "r+b") as file:
                 file.truncate(size)
                 self.digest = digest_of(file)
 
     def save(self) -> None:
-        """Let the file have everything that was acknowledged."""
+        """Write to the disk what the client is told has arrived."""
         with readable_disk_errors():
             self._file.close()
 
     def close(self) -> None:
-        """Have the bytes on the disk."""
+        """Flush the file to the disk and close it."""
         self.reopen()
         super().close()
 
@@ -100,7 +100,7 @@ class Sessions:
         self._folder = folder
         self._open: dict[str, Session] = {}
         self._ended: OrderedDict[str, Session] = OrderedDict()
-        for path in folder.iterdir():  # those that nobody continued
+        for path in folder.iterdir():  # abandoned ones
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -113,7 +113,7 @@ class Sessions:
         return session
 
     def get(self, number: str) -> Session:
-        """Return an upload that was begun, perhaps by the server before this one.
+        """Return an upload that this server or an earlier one began.
 
         Raises:
             NotFound: if there is none.
@@ -127,7 +127,7 @@ class Sessions:
         return self._open.setdefault(number, session)
 
     def end(self, session: Session, result: Resource | None) -> None:
-        """Forget what is only needed for going on.
+        """Delete the partial file, and remember the result.
 
         Args:
             result: the finished object, which a client may still ask for; None if it gave up.
