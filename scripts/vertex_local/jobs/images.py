@@ -2,7 +2,7 @@
 
 Source: the list of prebuilt containers for training, as of 2026-08-22
 (machine-learning/training/pre-built-containers). After its date an image may still work; the
-policy only says that it might not. So local mode warns, and runs the job.
+policy only says that it may not. So local mode warns, and runs the job.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def warning(uri: str, today: date) -> str | None:
 
 
 def can_use_gpu(uri: str) -> bool:
-    """Return whether a GPU is of use in an image: not in Google's images for the CPU, named `xla`.
+    """Return whether an image can use a GPU: Google's images for the CPU, named `xla`, cannot.
 
-    Nothing is known about other images, so they are believed to be made for one.
+    Other images are unknown, so they are taken to be made for a GPU.
     """
     match = REPOSITORY.fullmatch(uri)
     return match is None or "-gpu." in match[2]

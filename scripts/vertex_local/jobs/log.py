@@ -1,4 +1,4 @@
-"""What a job leaves in words: the service's own lines, what its replicas print, why it failed.
+"""The logs of a job: the service's own lines, what the replicas print, and why the job failed.
 
 `service.log` in the job's folder holds the service's lines, with the time and the part of the job
 that says them; `job.log` holds what the primary replica prints, `workerpoolN-M.log` what another
@@ -22,7 +22,7 @@ SERVICE_LOG = "service.log"
 SERVICE, PRIMARY = "service", "workerpool0-0"
 STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 LINE = re.compile(r"(?P<stamp>[\d-]+T[\d:.]+Z) (\[(?P<task>[\w-]+)\] )?(?P<text>.*)")
-WARNING = "warning of local mode:"  # so that nobody takes it for the service's own words
+WARNING = "warning of local mode:"  # marks it as local mode's: Vertex AI says nothing like it
 NOTE = "note of local mode:"
 TAIL_LINES = 40  # how much of the log a failed job's message may carry …
 TAIL_BYTES = 16_384  # … at most
@@ -70,7 +70,7 @@ class ServiceLog:
         """Write each of `texts` as a line, said by `task` now."""
         now = datetime.now(timezone.utc)
         with open(self.path, "a") as file:
-            for number, text in enumerate(texts):  # no two at the same moment, to keep their order
+            for number, text in enumerate(texts):  # different times keep them in order
                 stamp = (now + timedelta(microseconds=number)).strftime(STAMP)
                 file.write(f"{stamp} [{task}] {' '.join(text.splitlines())}\n")
 

@@ -1,6 +1,6 @@
 """What a job may ask for: what local mode refuses by name, and what has no effect in it.
 
-Every field of a job that is in neither list is carried out. The limits are those that Google
+Every other field of a job is carried out. The limits are those that Google
 documents for the fields (google.cloud.aiplatform_v1.types); the sentences are local mode's own.
 """
 
@@ -49,7 +49,7 @@ REFUSED_IN_POOLS = (
     "machine_spec.gpu_partition_size",
     "machine_spec.tpu_topology",
 )
-# They choose a machine, wait for one, pay for it or guard it: here there is only this machine.
+# They choose, pay for or protect a machine of Google's: here there is only this machine.
 WITHOUT_EFFECT_IN_JOBS = (
     "service_account",
     "scheduling.strategy",

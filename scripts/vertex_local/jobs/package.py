@@ -35,7 +35,7 @@ class BadPackage(Exception):
 def unpack(data: bytes, folder: Path) -> Path:
     """Unpack a source distribution and return the folder of its project.
 
-    Nothing is written unless everything in it can be.
+    Everything is checked first, so that a bad package writes nothing.
 
     Args:
         data: the bytes of a `.tar.gz` made by `setup.py sdist`.
@@ -72,7 +72,7 @@ def _is_project(folder: Path) -> bool:
 
 
 class _Limited(io.RawIOBase):
-    """The bytes of a gzip file, up to a limit: a few bytes can stand for any number of them."""
+    """Unpacks a gzip file up to a limit: a small file can unpack to any size."""
 
     def __init__(self, data: bytes) -> None:
         self._file = gzip.GzipFile(fileobj=io.BytesIO(data))
@@ -101,7 +101,7 @@ def _too_large() -> BadPackage:
 
 
 def _check(member: tarfile.TarInfo) -> None:
-    if member.size > MAX_BYTES:  # says so, but need not hold so much
+    if member.size > MAX_BYTES:  # the header says so, whatever follows
         raise _too_large()
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
@@ -117,7 +117,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) ->
         target.mkdir(parents=True, exist_ok=True)
         return
     content = archive.extractfile(member)
-    assert content is not None  # _check let regular files through only
+    assert content is not None  # _check lets only regular files through
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target, "wb") as file:
         shutil.copyfileobj(content, file)

@@ -1,7 +1,7 @@
 """The process groups of a job's replicas: how they end, and how they are ended.
 
-Each replica is started in a session of its own, so its process id names the group of everything
-that it starts.
+Each replica is started in a session of its own, so its process id is also the id of the process
+group that its children belong to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
-LOOK_SECONDS = 0.05  # how often to look after several processes
+LOOK_SECONDS = 0.05  # between two looks at several processes
 TERM_GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 
 
@@ -38,7 +38,7 @@ def end(processes: Sequence[Process]) -> tuple[int, int] | None:
 
 
 def wait(processes: Sequence[Process], deadline: float) -> None:
-    """Wait for something to happen: for one process exactly, for several by looking often."""
+    """Wait for an end until the deadline; with several processes, return early to look again."""
     left = deadline - time.monotonic()
     seconds = LOOK_SECONDS if len(processes) > 1 else None if left == float("inf") else max(0, left)
     with suppress(subprocess.TimeoutExpired):
@@ -46,7 +46,7 @@ def wait(processes: Sequence[Process], deadline: float) -> None:
 
 
 def stop_workers(processes: Sequence[Process]) -> None:
-    """Let the workers of a primary that has ended leave by themselves for a moment."""
+    """Send SIGTERM to the workers of a primary that has ended, and give them a moment to exit."""
     signal_all(processes, signal.SIGTERM)
     deadline = time.monotonic() + TERM_GRACE_SECONDS
     for process in processes:
@@ -57,5 +57,5 @@ def stop_workers(processes: Sequence[Process]) -> None:
 def signal_all(processes: Sequence[Process], number: signal.Signals) -> None:
     """Send a signal to every process of every group."""
     for process in processes:
-        with suppress(ProcessLookupError, PermissionError):  # nobody of the group is left
+        with suppress(ProcessLookupError, PermissionError):  # no process of the group is left
             os.killpg(process.pid, number)

@@ -1,7 +1,7 @@
-"""Ends the jobs of a server that died: a small process that outlives the server by a moment.
+"""Kills the jobs of a server that died: a small process that outlives the server by a moment.
 
-A server that is stopped ends its jobs itself. One that is killed cannot; but the pipe to this
-process then closes, and that is the signal to kill the process groups that are still on the list.
+A server that is stopped ends its jobs itself. One that is killed cannot. But then the pipe to this
+process closes, and it kills the process groups that the server had named and not taken back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 
 class Reaper:
-    """The server's end: names the process groups that must not outlive the server."""
+    """The server's side: names the process groups that must not outlive the server."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -34,7 +34,7 @@ class Reaper:
             self._tell(f"-{group}")
 
     def close(self) -> None:
-        """End the reaper process; groups still guarded are killed."""
+        """End the reaper process; it kills the groups that are still named."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -46,7 +46,7 @@ class Reaper:
 
 
 def main() -> None:
-    """Keep the list that stdin dictates; when stdin ends, kill what is on it."""
+    """Keep the list of groups that stdin names; when stdin closes, kill them."""
     groups: set[int] = set()
     for line in sys.stdin:
         group = int(line[1:])

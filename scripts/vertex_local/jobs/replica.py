@@ -59,7 +59,7 @@ class Replica:
 
     @property
     def name(self) -> str:
-        """What the service calls it in messages."""
+        """Its name in the messages of the service."""
         return f"workerpool{self.pool}-{self.index}"
 
 
@@ -94,9 +94,9 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment variables of a replica's process.
 
-    What Vertex AI sets in a training container, the few variables that a process needs to run on
-    this machine at all, and the address of the emulated Cloud Storage. Nothing else of the
-    server's own environment reaches the job.
+    These are: what Vertex AI sets in a training container, the few variables that a process needs
+    to run on this machine, and the address of the emulated Cloud Storage. The job gets nothing else
+    from the server's environment.
 
     Args:
         job: the job.

@@ -1,7 +1,7 @@
-"""Runs custom jobs: a process group per replica, its output in a log, its end in the records.
+"""Runs custom jobs: each replica is a process group with a log file; the records hold the states.
 
-Knows processes and files, not HTTP. A job is a record before it is a process, and whatever
-happens it ends in SUCCEEDED, FAILED or CANCELLED.
+Knows processes and files, not HTTP. A job is a record before it is a process, and whatever happens
+it ends in SUCCEEDED, FAILED or CANCELLED.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Runner:
 
     Args:
         root: where each job gets its folder.
-        records: the jobs, kept.
+        records: the stored jobs.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
         storage_url: where the job's Cloud Storage client finds the buckets.
     """
@@ -111,12 +111,12 @@ class Runner:
 
     def _kill(self, name: str) -> None:
         """Send SIGKILL to a job that is still active."""
-        with self._lock:  # while it is on the list, its process ids belong to nobody else
+        with self._lock:  # not reaped yet, so its pids cannot have been reused
             if name in self._active:
                 process_groups.signal_all(self._active[name].processes, signal.SIGKILL)
 
     def _watch(self, job: CustomJob, slot: bool) -> None:
-        """Bring a job from start to end. The border where any failure becomes a final state."""
+        """Bring a job from its start to a final state, whatever fails on the way."""
         state, error, code = states.FAILED, "", int(code_pb2.INTERNAL)
         try:
             folder = self.root.jobs / ResourceName.of(job).id
@@ -129,9 +129,8 @@ class Runner:
                 state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, BadPackage, LocalModeError) as err:
             error, code = str(err), int(code_pb2.INVALID_ARGUMENT)
-            service_log(
-                error.partition(" Termination reason:")[0]
-            )  # the rest is in the replica's log
+            # The rest of the message repeats the replica's log.
+            service_log(error.partition(" Termination reason:")[0])
         except Exception as err:
             logger.exception("job %s", job.name)
             error = f"Local mode could not run the job: {err!r}"
@@ -233,7 +232,7 @@ class Runner:
     def _processes(
         self, job: CustomJob, launches: Sequence[Callable[[], Process]]
     ) -> Iterator[list[Process]]:
-        """Start processes for a job; nothing of them is left at the end of the context."""
+        """Start processes for a job; after the context, they and their children are gone."""
         processes: list[Process] = []
         with ExitStack() as guarded:
             try:
@@ -244,14 +243,13 @@ class Runner:
                 with self._lock:
                     active = self._active[job.name]
                     active.processes = processes
-                    if active.cancelled:  # in the moment before there was anything to signal
+                    if active.cancelled:  # before there was a process to signal
                         process_groups.signal_all(processes, signal.SIGTERM)
                 yield processes
             finally:
-                process_groups.signal_all(
-                    processes, signal.SIGKILL
-                )  # and what the scripts left behind
-                with self._lock:  # once they are reaped, their ids may belong to somebody else
+                # The whole groups: also what the scripts left behind.
+                process_groups.signal_all(processes, signal.SIGKILL)
+                with self._lock:  # forget them before they are reaped: pids are reused
                     self._active[job.name].processes = []
                 for process in processes:
                     process.wait()
@@ -285,7 +283,7 @@ class Runner:
 def recover(records: Records) -> None:
     """Give a final state to jobs that were active when an earlier server died.
 
-    Their processes are gone already: the guard ends them together with the server.
+    Their processes are gone: the reaper killed them when that server ended.
     """
     for job in records.jobs(active=True):
         if job.state == states.CANCELLING:

@@ -1,4 +1,4 @@
-"""The folder in which a job runs: its packages, what they require, and small programs for it."""
+"""The folder in which a job runs: its packages, their requirements, and its `python` and `pip`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def prepare(
         root: the folder of the job is in it, and exists already.
         job: the job.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
-        service_log: where the service tells what it does.
+        service_log: says what the service does for the job.
         call: runs a command whose output goes to a file; returns its exit status.
 
     Raises:

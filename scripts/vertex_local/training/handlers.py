@@ -37,7 +37,7 @@ class Service:
 
 
 def create_training_pipeline(service: Service, parent: str, body: bytes) -> TrainingPipeline:
-    """Keep a training pipeline and its backing custom job, and start it."""
+    """Store a training pipeline and its backing custom job, and start the job."""
     location = ResourceName.parse(parent)
     pipeline = wire.parse(TrainingPipeline, body)
     if pipeline.training_task_definition != wire.TASK_DEFINITION:
@@ -57,7 +57,7 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
 
 
 def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
-    """Keep a custom job and start it."""
+    """Store a custom job and start it."""
     location = ResourceName.parse(parent)
     job = wire.parse(CustomJob, body)
     options.check(job, job.job_spec)
@@ -68,7 +68,7 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
 
 
 def get(service: Service, name: str) -> Resource:
-    """Return a resource; for an active one, mostly wait a little for its next change of state."""
+    """Return a resource; if it is active, first wait some seconds for its next change of state."""
     name = str(ResourceName.parse(name))
     since = time.monotonic() - service.answered.get(name, -math.inf)
     at_once = since < config.GET_ANSWERS_AT_ONCE_WITHIN_SECONDS

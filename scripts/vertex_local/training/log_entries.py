@@ -1,8 +1,8 @@
 """The logs of a job as Cloud Logging entries, for `gcloud ai custom-jobs stream-logs`.
 
-What the service says has the time at which it was said. What a script prints is only a line in a
-file: it gets the time at which its replica began to run, plus a microsecond for each line up to it,
-which keeps the order and is the same at every request.
+Lines of the service carry their own times. A line that a script printed has none: it gets the time
+at which its replica started, plus its line number in microseconds. That keeps the order, and gives
+the same time at every request.
 """
 
 from __future__ import annotations

@@ -53,18 +53,18 @@ class Records:
         self._db.execute(SCHEMA)
 
     def release_waiting(self) -> None:
-        """Let `get_after_change` answer at once from now on: the server is about to stop."""
+        """Make `get_after_change` answer at once from now on, because the server stops."""
         with self._changed:
             self._released = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Close the file; nothing may be asked afterwards."""
+        """Close the file; no method may be called afterwards."""
         with self._changed:
             self._db.close()
 
     def add(self, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
-        """Keep a new custom job, and the training pipeline that it backs, if there is one."""
+        """Store a new custom job, and the training pipeline that it backs, if there is one."""
         now = _now()
         job.state, job.create_time, job.update_time = states.PENDING, now, now
         if pipeline is not None:
@@ -85,7 +85,7 @@ class Records:
             self._db.execute("COMMIT")
 
     def delete(self, name: str) -> None:
-        """Forget one resource."""
+        """Delete one resource."""
         with self._changed:
             self._db.execute("DELETE FROM resources WHERE name = ?", (name,))
             self._changed.notify_all()
@@ -116,7 +116,7 @@ class Records:
         return [job for row in rows if isinstance(job := _load(*row), CustomJob)]
 
     def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
-        """Bring a custom job, and the pipeline that it backs, into another state.
+        """Move a custom job, and the pipeline that it backs, to another state.
 
         Args:
             job_name: full name of the custom job.
