@@ -14,7 +14,7 @@ Needs nothing but Python 3.10 or newer with pip. The first call makes a virtual 
 
 import sys
 
-if sys.version_info < (3, 10):  # before anything that an older Python would stumble over
+if sys.version_info < (3, 10):  # before any syntax that an older Python does not know
     sys.exit(
         "workshop.py: Python 3.10 or newer is needed, and this is Python %d.%d. Install a newer "
         "one, then run `python3.11 scripts/workshop.py …`, for example." % sys.version_info[:2]
@@ -112,7 +112,7 @@ def lab(browser: bool) -> int:
     """Open the episode in JupyterLab with the local-mode kernel already chosen."""
     install()
     was_running = is_running()
-    # Not left to the kernel: a server that it is just starting would outlive an early Ctrl-C.
+    # Not left to the kernel: Ctrl-C, while the kernel starts the server, would leave it running.
     if not was_running and vertex_local("up"):
         return 1
     LAB_SETTINGS.parent.mkdir(parents=True, exist_ok=True)

@@ -211,7 +211,7 @@ def read_results(path: Path) -> list[Row]:
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the whole file, so that whoever stops this program finds the old or the new one."""
+    """Replace the whole file in one step, so that Ctrl-C leaves the old or the new one."""
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -221,7 +221,7 @@ def write_results(path: Path, rows: Sequence[Row]) -> None:
 
 
 def key(row: Row) -> tuple[str, ...]:
-    """What makes a line this one and no other: the point, and the versions it was measured with."""
+    """Return the key of a line: the point, and the versions with which it was measured."""
     return tuple(row[name] for name in [*KEYS, "machine", "device_name", "torch_version"])
 
 
@@ -231,7 +231,7 @@ def order(row: Row) -> tuple[object, ...]:
 
 
 def faster(rows: Sequence[Row], new: Row) -> list[Row]:
-    """Add a line; of two for the same point keep the faster, as other work only slows down."""
+    """Add a line; of two for the same point keep the faster: other work only slows one down."""
     same = [row for row in rows if key(row) == key(new)]
     best = min([*same, new], key=lambda row: float(row["epoch_seconds"]))
     return sorted([*(row for row in rows if row not in same), best], key=order)
@@ -270,7 +270,7 @@ def run_grid(
 
 
 def clock_seconds(readings: int = 100_000) -> float:
-    """What it costs to read the clock before and after something."""
+    """Return the time that two readings of the clock take."""
     start = time.perf_counter()
     for _ in range(readings):
         time.perf_counter()

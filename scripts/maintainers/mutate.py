@@ -113,7 +113,7 @@ def mutants(notebook: nbformat.NotebookNode) -> Iterator[Mutant]:
 
 
 class ChangeNumber(ast.NodeTransformer):
-    """Adds 1 to the first number, or doubles it where that is more."""
+    """Adds 1 to the first number, or doubles it, whichever is more."""
 
     done = False
 

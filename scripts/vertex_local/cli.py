@@ -19,7 +19,11 @@ from vertex_local.server.lock import AlreadyServed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit status. Without `argv`, this process is all its own."""
+    """Run the command; return its exit status.
+
+    Args:
+        argv: the arguments; None if this process is the command, and no other program's.
+    """
     if argv is None:
         imports.skip_clients()
     args = _parser().parse_args(argv)
@@ -29,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the rest wanted
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # discard the remaining output
         return 128 + signal.SIGPIPE
     except LocalModeError as err:
         print(f"vertex-local: {err}", file=sys.stderr)

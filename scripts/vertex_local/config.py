@@ -1,4 +1,4 @@
-"""Where local mode keeps things, and the few names and limits everything else agrees on."""
+"""Where local mode keeps its files, and the names, limits and settings that all rooms share."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Root:
 
     @property
     def metadata(self) -> Path:
-        """SQLite file with what the files in `buckets` cannot say about themselves."""
+        """SQLite file with the metadata that the files in `buckets` cannot hold."""
         return self.path / "storage.sqlite3"
 
     @property
     def uploads(self) -> Path:
-        """Objects that are still being received; on the file system of `buckets`."""
+        """Unfinished uploads; on the same file system as `buckets`."""
         return self.path / "uploads"
 
     @property
@@ -121,8 +121,8 @@ class Root:
 def find_root() -> Root:
     """Return the root folder: `VERTEX_LOCAL_ROOT`, else `.vertex-local` in the clone.
 
-    The clone is found from this file's own place; where the package was installed without its
-    clone, the current folder takes that part.
+    The clone is found from the path of this file. Without a clone, `.vertex-local` is in the
+    current folder.
     """
     chosen = os.environ.get("VERTEX_LOCAL_ROOT")
     if chosen:
@@ -139,7 +139,7 @@ def without_account(root: Root) -> dict[str, str]:
     """
     return {
         "GOOGLE_APPLICATION_CREDENTIALS": "",
-        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # where else a login would be found
+        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # the usual folder may hold a login
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs: no gRPC, which is not answered here
         "NO_GCE_CHECK": "true",  # do not ask whether this is a machine of Google's
     }
@@ -170,7 +170,7 @@ def shell_tools(root: Root, storage_url: str) -> dict[str, str]:
         "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
         "CLOUDSDK_CORE_PASS_CREDENTIALS_TO_GSUTIL": "1",  # gsutil asks for exactly this value
         "CLOUDSDK_CORE_PROJECT": PROJECT,
-        "CLOUDSDK_STORAGE_MAX_RETRIES": "2",  # nothing here gets better by waiting for minutes
+        "CLOUDSDK_STORAGE_MAX_RETRIES": "2",  # retrying for minutes does not help here
     }
 
 

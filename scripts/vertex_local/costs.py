@@ -6,8 +6,8 @@
     print(costs.of_job(job))  # after: for a job object of the SDK, in the cloud or in local mode
     print(costs.total([costs.of_job(job), costs.of_job(gpu_job)]))
 
-Everything here is an estimate: no discount, no tax, no storage, no network. What cannot be said is
-said in words, in `Estimate.problem`; nothing here raises because a price is missing.
+Everything here is an estimate: no discount, no tax, no storage, no network. If there is
+no estimate, `Estimate.problem` says why; nothing here raises because a price is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-# In the clone, its table; installed without one, the copy that was packed with this file.
+# The clone's table; without a clone, the copy that was packed with this file.
 CLONE = Path(__file__).resolve().parents[2] / "data" / "prices.csv"
 PRICES = CLONE if CLONE.is_file() else Path(__file__).with_name("prices.csv")
 REGION = "us-central1"
@@ -163,7 +163,7 @@ class Estimate:
 
     @property
     def confidence(self) -> str:
-        """`high`, `medium` or `low`: that of the price we know least about."""
+        """`high`, `medium` or `low`: the lowest of all prices in it."""
         return max((part.price.confidence for part in self.parts), key=CONFIDENCES.index)
 
     def __str__(self) -> str:
@@ -201,8 +201,8 @@ def estimate(
         accelerator_count: GPUs on each machine; 1 if a type is given without a count.
         replica_count: number of machines, all of the same kind.
         minutes: how long the script runs.
-        provisioning_minutes: until it runs. Whether Vertex AI charges this time is not
-            established, so it is counted: rather too much than too little.
+        provisioning_minutes: until it runs. It is not known whether Vertex AI charges this time;
+            it is counted, so that the estimate is rather too high than too low.
         spot: with Spot prices, without preemptions.
         region: where.
 
@@ -242,7 +242,7 @@ def _needs(pool: Pool, terms: str, region: str) -> list[tuple[float, str, str]]:
 
 
 def _nonsense(pools: list[Pool], *minutes: float) -> str:
-    """Say what is wrong with a question that no price could answer."""
+    """Return what is wrong with the question, such as a negative number of minutes, or ""."""
     try:
         prices()
     except ValueError as err:
@@ -266,8 +266,7 @@ def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Esti
         job: a `CustomTrainingJob`, `CustomPythonPackageTrainingJob`, `CustomContainerTrainingJob`
             or `CustomJob` of `google.cloud.aiplatform`, or a `CustomJob` message of
             `google.cloud.aiplatform_v1`. Time in the queue is not counted.
-        provisioning_minutes: what to add to the running time: a job's start time, in local mode,
-            knows nothing of it.
+        provisioning_minutes: added to the running time, which does not include it in local mode.
     """
     try:
         record = getattr(job, "gca_resource", job)

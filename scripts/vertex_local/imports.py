@@ -1,6 +1,6 @@
-"""The three places where local mode takes part in an import of somebody else's, and why.
+"""The three places where local mode interferes with the import of other packages, and why.
 
-Nothing of Google's is patched; but in the first two cases, a name in `sys.modules` is not what
+No code of Google's is changed. But in the first two cases, a name in `sys.modules` is not what
 Python would have found by itself:
 
 - `skip_clients`: in the processes of `vertex-local` itself (the server and the command), an empty

@@ -1,4 +1,4 @@
-"""What is in a root, for people: buckets and jobs as short tables."""
+"""The buckets and jobs of a root as short tables, for `vertex-local status`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def print_buckets(root: Root) -> None:
 
 
 def print_jobs(root: Root) -> None:
-    """Print the newest jobs: what became of each, what to know, what Vertex AI would charge."""
+    """Print the newest jobs, each with its state, its warnings, and what Vertex AI would charge."""
     records = Records(root.database)
     jobs = records.jobs()
     records.close()

@@ -1,4 +1,4 @@
-"""A local mode for a while: a root in a temporary folder, and the kernel without installing it."""
+"""A temporary local mode: its root in a temporary folder, its kernel not installed."""
 
 from __future__ import annotations
 
