@@ -135,7 +135,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job costs, and how well that is known. `print` shows it as one line."""
+    """What a job costs, and how well that is known. `print` shows it in short lines."""
 
     what: str  # the machines, for people
     minutes: float  # of running
@@ -145,7 +145,7 @@ class Estimate:
 
     @property
     def usd(self) -> float | None:
-        """US dollars, or None if a price is missing or the question makes no sense."""
+        """US dollars, provisioning included; None if a price is missing or the question wrong."""
         return None if self.problem else sum(part.usd for part in self.parts)
 
     @property
@@ -166,14 +166,25 @@ class Estimate:
         """`high`, `medium` or `low`: the lowest of all prices in it."""
         return max((part.price.confidence for part in self.parts), key=CONFIDENCES.index)
 
-    def __str__(self) -> str:
+    @property
+    def lines(self) -> list[str]:
+        """The estimate in words. Computing and provisioning apart: the second is an assumption."""
         if self.problem:
-            return f"Cost unknown: {self.problem}"
-        return (
-            f"About {money(self.usd or 0)}: {self.what} for {self.minutes:.1f} min and "
-            f"{self.provisioning_minutes:g} min of provisioning "
-            f"(prices: {self.dates}; confidence: {self.confidence})"
-        )
+            return [f"Cost unknown: {self.problem}"]
+        found = [
+            f"About {money(self.share(self.minutes))} for {self.minutes:.1f} min of {self.what}"
+        ]
+        if waiting := self.provisioning_minutes:
+            more = money(self.share(waiting))
+            found.append(f"and {more} more if {waiting:g} min of provisioning are billed, too")
+        return [*found, f"(prices: {self.dates}; confidence: {self.confidence})"]
+
+    def share(self, minutes: float) -> float:
+        """Return the US dollars for so many minutes of these machines."""
+        return (self.usd_per_hour or 0.0) * minutes / 60
+
+    def __str__(self) -> str:
+        return "\n  ".join(self.lines)
 
 
 def money(usd: float) -> str:
@@ -321,8 +332,11 @@ def total(estimates: Iterable[Estimate]) -> str:
     """Return the sum of some estimates as one line, and how many of them have no price."""
     listed = list(estimates)
     known = [each for each in listed if each.usd is not None]
-    text = f"Together about {money(sum(each.usd or 0 for each in known))}"
-    text += f" for {len(listed)} job{'' if len(listed) == 1 else 's'}"
+    computing = sum(each.share(each.minutes) for each in known)
+    waiting = sum(each.share(each.provisioning_minutes) for each in known)
+    text = f"Together about {money(computing)} for {len(listed)} job"
+    text += "" if len(listed) == 1 else "s"
+    text += f", and {money(waiting)} more if provisioning is billed" if waiting else ""
     if unknown := len(listed) - len(known):
         text += f", not counting {unknown} whose price is unknown"
     return text

@@ -36,7 +36,7 @@ def print_jobs(root: Root) -> None:
             print(f"    {str(job.error.message).splitlines()[0]}")
         for note in log.warnings(root, ResourceName.of(job).id):
             print(f"    {note}")
-        print(f"    On Vertex AI: {costs.of_job(job)}")
+        print(f"    On Vertex AI: {' '.join(costs.of_job(job).lines)}")
     if jobs:
         print(f"On Vertex AI: {costs.total(map(costs.of_job, jobs))}")
 

@@ -59,8 +59,9 @@ def test_an_estimate_names_its_dates_and_its_weakest_confidence() -> None:
     assert found.confidence == "low"
     assert found.dates == "2024; 2026-01-02; undated, noted 2026-11-23"
     assert str(found) == (
-        "About $1.36: 1 × box with 1 × chip for 30.0 min and 4 min of provisioning "
-        "(prices: 2024; 2026-01-02; undated, noted 2026-11-23; confidence: low)"
+        "About $1.20 for 30.0 min of 1 × box with 1 × chip\n"
+        "  and $0.16 more if 4 min of provisioning are billed, too\n"
+        "  (prices: 2024; 2026-01-02; undated, noted 2026-11-23; confidence: low)"
     )
 
 
