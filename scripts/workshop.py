@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,6 +46,8 @@ ROOT = Path(os.environ.get("VERTEX_LOCAL_ROOT") or REPO / ".vertex-local").absol
 ARTIFACTS = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
 JUPYTER_SECONDS = 60
 LAB_SETTINGS = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+# Found by the Jupyter of `lab` only: here the kernel `python3` is that of local mode.
+LAB_PATH = VENV / "share" / "workshop-lab"
 # JupyterLab lays its question about news over the lesson, and looks for updates in the internet.
 NOTICES = "@jupyterlab/apputils-extension:notification"
 QUIET_LAB = {NOTICES: {"fetchNews": "false", "checkForUpdates": False}}
@@ -109,7 +112,7 @@ def test(pytest_arguments: list[str]) -> int:
 
 
 def lab(browser: bool) -> int:
-    """Open the episode in JupyterLab with the local-mode kernel already chosen."""
+    """Open the episode in JupyterLab, in which every notebook runs in local mode."""
     install()
     was_running = is_running()
     # Not left to the kernel: Ctrl-C, while the kernel starts the server, would leave it running.
@@ -117,13 +120,16 @@ def lab(browser: bool) -> int:
         return 1
     LAB_SETTINGS.parent.mkdir(parents=True, exist_ok=True)
     LAB_SETTINGS.write_text(json.dumps(QUIET_LAB))
+    install_lab_kernel()
+    paths = [str(LAB_PATH), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     port, token = free_port(), secrets.token_urlsafe(24)
     address = f"http://127.0.0.1:{port}"
     jupyter = subprocess.Popen(
         [PYTHON, "-m", "jupyterlab", "--no-browser", "--ServerApp.log_level=ERROR"]
         + [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
         + [f"--ServerApp.root_dir={REPO}"]
-        + (["--allow-root"] if os.geteuid() == 0 else [])
+        + (["--allow-root"] if os.geteuid() == 0 else []),
+        env={**os.environ, "JUPYTER_PATH": os.pathsep.join(paths)},
     )
     try:
         path = str(EPISODE.relative_to(REPO))
@@ -251,6 +257,15 @@ def show_runs() -> None:
 # --- JupyterLab ---------------------------------------------------------------------------------
 
 
+def install_lab_kernel() -> None:
+    """Make local mode's kernel the one that the notebooks name, for the Jupyter of `lab` alone.
+
+    They name `python3`, as Workbench does, and keep that name when they are saved.
+    """
+    installed = VENV / "share" / "jupyter" / "kernels" / "vertex-local"
+    shutil.copytree(installed, LAB_PATH / "kernels" / "python3", dirs_exist_ok=True)
+
+
 def free_port() -> int:
     """Return a TCP port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -258,8 +273,8 @@ def free_port() -> int:
 
 
 def open_session(address: str, token: str, path: str, jupyter: "subprocess.Popen[bytes]") -> None:
-    """Start the local-mode kernel for a notebook; JupyterLab then opens it with that kernel."""
-    session = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "vertex-local"}}
+    """Start the kernel of a notebook, so that its first cell need not wait."""
+    session = {"path": path, "name": path, "type": "notebook", "kernel": {"name": "python3"}}
     request = urllib.request.Request(
         f"{address}/api/sessions",
         data=json.dumps(session).encode(),

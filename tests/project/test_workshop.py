@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 import pytest
 from clones import LIMIT_SECONDS, make_clone, run_lesson
+from jupyter_client.kernelspec import KernelSpecManager
 
 from vertex_local.config import Root
 from vertex_local.server import daemon
@@ -133,7 +134,7 @@ def test_doctor_says_that_nothing_is_installed(script: Path, tmp_path: Path) -> 
 QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
-def test_lab_opens_the_episode_with_the_local_mode_kernel(
+def test_in_lab_every_notebook_runs_in_local_mode_and_elsewhere_none_does(
     installed: None, script: Path, own_root: Root
 ) -> None:
     lab = subprocess.Popen(
@@ -156,7 +157,12 @@ def test_lab_opens_the_episode_with_the_local_mode_kernel(
                 return json.load(answer)
 
         sessions = get("api/sessions")
-        assert [session["kernel"]["name"] for session in sessions] == ["vertex-local"]
+        (kernel,) = (session["kernel"] for session in sessions)
+        assert kernel["name"] == "python3"  # what all notebooks name, also after they are saved
+        specs = {
+            name: found["spec"] for name, found in get("api/kernelspecs")["kernelspecs"].items()
+        }
+        assert "vertex_local.kernel" in specs["python3"]["argv"]
         assert sessions[0]["path"] == address[2].removeprefix("tree/").partition("?")[0]
         notices = get("lab/api/settings/@jupyterlab/apputils-extension:notification")["schema"]
         asked = {name: notices["properties"][name]["default"] for name in QUIET}
@@ -165,6 +171,8 @@ def test_lab_opens_the_episode_with_the_local_mode_kernel(
         os.kill(lab.pid, signal.SIGTERM)
         lab.communicate(timeout=LIMIT_SECONDS)
     assert daemon.find(own_root) is None  # started for the lab, so stopped after it
+    plain = KernelSpecManager().get_kernel_spec("python3").argv
+    assert "vertex_local.kernel" not in plain and "ipykernel_launcher" in plain
 
 
 def test_an_unknown_argument_is_refused(script: Path) -> None:
