@@ -1,64 +1,267 @@
-"""The episode's exercises: what a check cell says about an answer.
+"""The lesson's exercises: what a check cell says about an answer.
 
-Each function returns one sentence: it begins with `Correct` if the answer is right, else with
-`Not yet` and what is still missing. The solutions stand in the notebook, below each task.
+Each check takes the notebook's names, `globals()`, and returns one sentence: it begins with
+`Correct` if the answer is right, else with `Not yet` and what leads on. A check never raises,
+whatever it finds. The solutions stand in the notebook, below each task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from vertex_local import costs
 
-# The sizes of G2 machines with one L4; Google's documentation of compute resources, 2026-08-22.
+Names = Mapping[str, Any]
+Check = Callable[[Names], str]
+
+# The sizes of G2 machines with one L4, and with more; Google's documentation of compute
+# resources, 2026-08-22.
 ONE_L4 = {f"g2-standard-{size}" for size in (4, 8, 12, 16, 32)}
-ATTENDEES, MINUTES = 25, 10  # of the cost exercise
+MORE_L4 = {"g2-standard-24": 2, "g2-standard-48": 4, "g2-standard-96": 8}
+# The workshop of the cost exercise.
+ATTENDEES, MINUTES, MACHINE, ACCELERATOR = 25, 10, "n1-standard-8", "NVIDIA_TESLA_T4"
+TOLERANCE = 0.013  # of a cost: 5 dollars for 5.05 is right; provisioning counted once is not
 
 
-def other_seed(first: Mapping[str, Any], third: Mapping[str, Any]) -> str:
-    """Check that a run used another seed than the first.
+class NotYet(Exception):
+    """The answer is not right yet; the message leads on."""
 
-    Args:
-        first: `metrics.json` of the first run.
-        third: `metrics.json` of the learner's run.
+
+def require(fine: object, hint: str) -> None:
+    if not fine:
+        raise NotYet(hint)
+
+
+def check(*needed: str) -> Callable[[Callable[..., str]], Check]:
+    """Make a check of a function of the names `needed`: it never raises.
+
+    The function returns what to say about a right answer, and raises NotYet for another.
     """
+
+    def decorate(function: Callable[..., str]) -> Check:
+        @functools.wraps(function)
+        def checked(names: Names) -> str:
+            for name in needed:
+                if name not in names:
+                    return (
+                        f"Not yet: {name} has no value. Run the cells above again, from Setup on."
+                    )
+            try:
+                return f"Correct: {function(*(names[name] for name in needed))}"
+            except NotYet as hint:
+                return f"Not yet: {hint}"
+            except Exception as error:
+                return (
+                    f"Not yet: {needed[0]} has a form that cannot be checked ({error}). Keep the "
+                    "form that the cell had, and change only what the task says."
+                )
+
+        return checked
+
+    return decorate
+
+
+def one_text(name: str, answer: object) -> str:
+    """Return an answer that should be one text; say what is wrong with it as a text."""
+    require(
+        isinstance(answer, str),
+        f"{name} is a {type(answer).__name__}; write a text, between quotation marks.",
+    )
+    text = str(answer)
+    require(
+        "{" not in text and "}" not in text,
+        f"{name} holds braces. Put an f before the first quotation mark, so that Python fills in "
+        "the value of the name between them.",
+    )
+    return text
+
+
+# ------------------------------------------------------------------------------ 06
+
+
+@check("WORK")
+def other_seed(work: Path) -> str:
+    """Check that the run in the folder third_run used another seed than the first, only that."""
+    first, third = _metrics(work / "first_run"), _metrics(work / "third_run")
+    require(first, "the run in first_run is missing. Run the local test again.")
+    elsewhere = _newest_other_run(work, third)
+    require(
+        third,
+        "third_run holds no finished run. "
+        + (
+            f"A run with seed {elsewhere[1]} lies in {elsewhere[0]!r}: correct --model_out."
+            if elsewhere
+            else "Did the command end with an error? Its last line says why."
+        ),
+    )
+    second = _metrics(work / "second_run")
+    require(
+        not second or first["seed"] == second["seed"],
+        f"first_run was overwritten: it has seed {first['seed']} now. Run the local test again; "
+        "then write this run into third_run.",
+    )
     if third["seed"] == first["seed"]:
-        return (
-            f"Not yet: the run in third_run has seed {third['seed']}, like the first. Add an "
-            "argument to the command."
-        )
-    if third["train_sha256"] != first["train_sha256"]:
-        return "Not yet: the two runs read different training data. Change the seed only."
-    if third["final_val_loss"] == first["final_val_loss"]:
-        return "Not yet: the losses are equal, so the seed seems to have no effect."
+        raise NotYet(_same_seed(work / "third_run", third, elsewhere))
+    for what in ("train_sha256", "val_sha256"):
+        require(third[what] == first[what], "the runs read different data. Change the seed only.")
+    changed = [
+        f"--{name}"
+        for name, value in first["hyperparameters"].items()
+        if name != "seed" and third["hyperparameters"][name] != value
+    ]
+    require(not changed, f"{', '.join(changed)} differ, too. Change the seed only.")
+    require(
+        third["final_val_loss"] != first["final_val_loss"],
+        "the losses are equal, so the seed seems to have no effect.",
+    )
     return (
-        f"Correct: with seed {third['seed']} the validation loss is {third['final_val_loss']:.4f} "
-        f"instead of {first['final_val_loss']:.4f}, and the accuracy "
-        f"{third['final_val_accuracy']:.3f} instead of {first['final_val_accuracy']:.3f}. "
-        "Similar, but not equal."
+        f"with seed {third['seed']} the validation loss is {third['final_val_loss']:.4f} instead "
+        f"of {first['final_val_loss']:.4f}, and the accuracy {third['final_val_accuracy']:.3f} "
+        f"instead of {first['final_val_accuracy']:.3f}. Similar, but not equal."
     )
 
 
-def output_file(answer: str, base: str) -> str:
-    """Check where `model.pt` lies when only `base_output_dir` is given.
+def _metrics(folder: Path) -> dict[str, Any]:
+    """Return metrics.json of a local run; empty if it did not finish."""
+    path = folder / "metrics.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
-    Args:
-        answer: the learner's `gs://` name of the file.
-        base: what was passed as `base_output_dir`.
+
+def _newest_other_run(work: Path, third: dict[str, Any]) -> tuple[str, int] | None:
+    """Return folder and seed of the newest run with another seed that lies beside third_run."""
+    known = {work / name for name in ("first_run", "second_run", "third_run")}
+    paths = [p for p in work.glob("*/metrics.json") if p.parent not in known]
+    paths.sort(key=lambda path: path.stat().st_mtime)
+    for path in reversed(paths):
+        found = _metrics(path.parent)
+        if "seed" in found and found["seed"] != third.get("seed", 42):
+            return path.parent.name, found["seed"]
+    return None
+
+
+def _same_seed(folder: Path, third: dict[str, Any], elsewhere: tuple[str, int] | None) -> str:
+    """Say why a learner's run may still have the seed of the first."""
+    if elsewhere:
+        name, seed = elsewhere
+        return f"a run with seed {seed} lies in {name!r}, not in third_run: correct --model_out."
+    log = folder / "training.log"
+    last = log.read_text().splitlines()[-1:] if log.is_file() else []
+    if last and "ERROR" in last[0]:
+        return f"your last run into third_run failed: {last[0].partition('ERROR')[2].strip(' :')}"
+    return (
+        f"the run in third_run has seed {third['seed']}, like the first. Add --seed=1 to the "
+        "command and run it. If it is there already, the command failed (its last line says why), "
+        "and what lies in third_run is from before."
+    )
+
+
+@check("my_estimate")
+def workshop_cost(answer: Any) -> str:
+    """Check the cost of a workshop in which everybody runs the GPU job once.
+
+    Right with provisioning and without: whether it is billed is not established.
+    """
+    require(
+        not isinstance(answer, costs.Estimate),
+        "my_estimate is a whole estimate. Its amount, as a number, is .usd: costs.estimate(…).usd",
+    )
+    require(
+        isinstance(answer, (int, float)) and not isinstance(answer, bool),
+        f"my_estimate is {answer!r}; it must be a number, without quotation marks and signs.",
+    )
+    require(
+        answer and math.isfinite(answer),
+        "put your estimate, in US dollars, into my_estimate. If the cell ended with an error: "
+        "an estimate can be multiplied only as a number, costs.estimate(…).usd",
+    )
+    require(answer > 0, "a cost is above 0.")
+    one = costs.estimate(MACHINE, ACCELERATOR, 1, minutes=MINUTES)
+    require(one.usd, f"the answer cannot be checked. {one}")
+    with_wait, computing = ATTENDEES * (one.usd or 0.0), ATTENDEES * one.share(MINUTES)
+    if _close(answer, with_wait) or _close(answer, computing):
+        return (
+            f"about {computing:.2f} US dollars of computing for all {ATTENDEES}, and "
+            f"{with_wait - computing:.2f} more if provisioning is billed, too. Prices of "
+            f"{one.dates}: look at the current ones before you plan."
+        )
+    raise NotYet(_wrong_cost(float(answer), with_wait))
+
+
+def _close(value: float, expected: float) -> bool:
+    return abs(value / expected - 1) <= TOLERANCE
+
+
+def _wrong_cost(answer: float, right: float) -> str:
+    """Say what a wrong cost looks like."""
+    hour = costs.estimate(MACHINE, ACCELERATOR, 1).usd_per_hour or 0.0
+    plain = costs.estimate(MACHINE, minutes=MINUTES)
+    small = costs.estimate("n1-standard-4", ACCELERATOR, 1, minutes=MINUTES)
+    together = costs.estimate(MACHINE, ACCELERATOR, 1, minutes=ATTENDEES * MINUTES)
+    each = [(right, ""), (hour * ATTENDEES * MINUTES / 60, "")]
+    for amount, _ in each:
+        if _close(answer, amount / ATTENDEES):
+            return f"that is the cost for one person. There are {ATTENDEES}."
+        if _close(answer, amount * 100):
+            return "that is in cents. Give it in dollars."
+        if _close(answer, amount * ATTENDEES):
+            return f"the {ATTENDEES} people are counted twice."
+    if any(_close(answer, n * (hour + extra)) for n in (1, ATTENDEES) for extra in (0, hour / 15)):
+        return f"that is for a whole hour. A job takes {MINUTES} minutes: minutes={MINUTES}"
+    if _close(answer, together.usd or 0.0) or _close(answer, ATTENDEES * (together.usd or 0.0)):
+        return (
+            f"that is for jobs of {ATTENDEES * MINUTES} minutes. There are {ATTENDEES} jobs of "
+            f"{MINUTES} minutes, and each needs a machine of its own."
+        )
+    for found, what in ((plain, "without the GPU"), (small, "with an n1-standard-4")):
+        waits = (found.usd or 0.0, found.share(MINUTES))
+        if any(_close(answer, n * amount) for n in (1, ATTENDEES) for amount in waits):
+            return f"that is the price {what}. The task says {MACHINE} with one {ACCELERATOR}."
+    side = "above" if answer > right else "below"
+    return (
+        f"your estimate is {side} what the price table gives, {answer / right:.2g} times as much. "
+        "Begin with one job: print(costs.estimate(…)) shows its parts."
+    )
+
+
+@check("my_answer", "ARTIFACT_DIR")
+def output_file(answer: Any, base: str) -> str:
+    """Check where `model.pt` lies when only `base_output_dir` is given.
 
     Source of the rule: documentation of `base_output_directory` in the SDK's `CustomJobSpec`.
     """
-    if not answer:
-        return "Not yet: write the whole name of the file, from gs:// to model.pt, into my_answer."
-    if answer == f"{base}/model.pt":
-        return (
-            "Not yet: that is where --model_out would put it. Without it, the script uses "
-            "AIP_MODEL_DIR. Which folder does Vertex AI add to base_output_dir?"
-        )
-    if answer != f"{base}/model/model.pt":
-        return f"Not yet: the name begins with {base}/ and ends with /model.pt."
-    return "Correct: Vertex AI sets AIP_MODEL_DIR to base_output_dir plus /model/."
+    text = one_text("my_answer", answer)
+    require(text, "write the whole name, from gs:// to model.pt, into my_answer.")
+    require(text == text.strip(), "my_answer begins or ends with a space. The name has none.")
+    require("//" not in text.removeprefix("gs://"), "there are two slashes in a row.")
+    require(text.startswith("gs://"), "begin with gs://, as ARTIFACT_DIR does: {ARTIFACT_DIR}/…")
+    require(
+        text.startswith(base),
+        f"that is another folder than this run's. It begins with {base}, the value of "
+        "ARTIFACT_DIR.",
+    )
+    require(text.startswith(f"{base}/"), "a slash is missing after {ARTIFACT_DIR}.")
+    inside = text.removeprefix(f"{base}/")
+    require(
+        inside != "model.pt",
+        "that is where --model_out puts it. Without it, the script uses AIP_MODEL_DIR. Which "
+        "folder does Vertex AI add to base_output_dir?",
+    )
+    require(
+        inside.endswith("model.pt"),
+        "that is not yet the whole name: it ends with the file, model.pt.",
+    )
+    require(
+        inside == "model/model.pt",
+        f"model.pt is right at the end, but not the folder before it: {inside!r}. The text below "
+        "the launch says what AIP_MODEL_DIR is.",
+    )
+    return "Vertex AI sets AIP_MODEL_DIR to base_output_dir plus /model/."
 
 
 def failed_job_args(bucket_name: str) -> list[str]:
@@ -70,136 +273,173 @@ def failed_job_args(bucket_name: str) -> list[str]:
     ]
 
 
-def failed_job(answer: str, bucket_name: str) -> str:
-    """Check the name of the object that a colleague's job did not find.
-
-    Args:
-        answer: the learner's answer, with or without `gs://`.
-        bucket_name: the bucket that the job was to read.
-    """
-    if not answer:
-        return "Not yet: copy the name of the object that the script did not find."
-    name = answer.strip().strip("'\"").removeprefix("gs://").removeprefix(f"{bucket_name}/")
-    if name in ("data/validation_data.npz", "validation_data.npz"):
-        return (
-            "Correct: there is no such object; the file is called data/val_data.npz. The machine "
-            "was started for nothing; a listing of the bucket would have shown it before."
-        )
-    if "traceback" in name.lower() or "exit" in name.lower():
-        return "Not yet: that says that the script failed. What did it not find?"
-    return "Not yet: look for a name that begins with gs:// in the last lines of the message."
-
-
-def l4_request(request: Mapping[str, Any]) -> str:
-    """Check that a request asks for one L4 in a way that Vertex AI accepts.
-
-    Args:
-        request: `machine_type`, `accelerator_type` and `accelerator_count`.
-    """
-    gpu, count = request.get("accelerator_type"), request.get("accelerator_count")
-    machine = request.get("machine_type")
-    if gpu != "NVIDIA_L4":
-        return "Not yet: the task is to get an L4, so accelerator_type stays NVIDIA_L4."
-    if machine not in ONE_L4:
-        return (
-            f"Not yet: an L4 does not fit the machine type {machine}. Look for NVIDIA_L4 in the "
-            "table above."
-        )
-    if count != 1:
-        return f"Not yet: a {machine} has one L4 built in, so accelerator_count is 1."
-    return f"Correct: {machine} is a machine with one L4 built in."
+@check("not_found", "BUCKET_NAME")
+def failed_job(answer: Any, bucket_name: str) -> str:
+    """Check the name of the object that a colleague's job did not find."""
+    text = one_text("not_found", answer)
+    require(text.strip(), "copy the name of the object that the script did not find.")
+    name = text.strip().strip("'\"`.:,").removeprefix("gs://").removeprefix("/gcs/")
+    require(
+        not re.search(r"\s", name) or "validation_data" not in name,
+        "the name is in your answer. Leave out the words around it.",
+    )
+    name = name.removeprefix(f"{bucket_name}/").removeprefix("data/")
+    for there in ("train_data.npz", "val_data.npz"):
+        require(name != there, f"{there} is in the bucket, as the list shows. Which one is not?")
+    require(
+        "train_nn" not in name and "training.log" not in name,
+        "that file was there: the script ran and left a log. What did the script not find?",
+    )
+    require(
+        not re.search("traceback|exit|status|replica", name.lower()),
+        "that says that the script failed. What did it not find?",
+    )
+    require(name != "validation_data", "almost: the name has an ending, too.")
+    require(
+        name == "validation_data.npz",
+        "look for a name that begins with gs:// in the last line of the log.",
+    )
+    return (
+        "there is no such object; the file is called data/val_data.npz. The machine was started "
+        "for nothing: a list of the bucket would have shown it before."
+    )
 
 
-def workshop_cost(answer: float, machine_type: str, accelerator_type: str) -> str:
-    """Check the cost of a workshop in which everybody runs the GPU job once, within 5 %.
+@check("l4_request")
+def l4_request(request: Any) -> str:
+    """Check that a request asks for one L4 in a way that Vertex AI accepts."""
+    require(isinstance(request, Mapping), "l4_request must stay a dict: {…: …, …: …}.")
+    wanted = ["machine_type", "accelerator_type", "accelerator_count"]
+    require(
+        sorted(request) == sorted(wanted), f"it needs these keys, and no others: {wanted}. Type "
+        "and count are given also where the GPU is built in.",
+    )  # fmt: skip
+    machine, gpu, count = (request[name] for name in wanted)
+    require(
+        gpu == "NVIDIA_L4",
+        f"accelerator_type {gpu!r} is not how Vertex AI writes it. The task is to get an L4; the "
+        "table has the word.",
+    )
+    require(
+        str(machine).strip().lower() == machine,
+        f"machine_type {machine!r}: write it as in the table, in lowercase and without spaces.",
+    )
+    require(
+        machine not in MORE_L4,
+        f"a {machine} has {MORE_L4.get(machine)} L4 built in. Take one with a single L4.",
+    )
+    require(
+        machine in ONE_L4,
+        f"an L4 does not fit the machine type {machine}. Look for NVIDIA_L4 in the table above.",
+    )
+    require(
+        isinstance(count, int) and not isinstance(count, bool),
+        f"accelerator_count is {count!r}; it must be a whole number, without quotation marks.",
+    )
+    require(count == 1, f"how many L4 does the table give for one {machine}? Not {count}.")
+    return f"{machine} is a machine with one L4 built in."
 
-    Args:
-        answer: the learner's estimate, in US dollars.
-        machine_type: machine of the job.
-        accelerator_type: its accelerator, of which it has one.
-    """
-    one = costs.estimate(machine_type, accelerator_type, 1, minutes=MINUTES)
-    if one.usd is None:
-        return f"The answer cannot be checked. {one}"
-    expected = ATTENDEES * one.usd
-    if not answer:
-        return "Not yet: put your estimate, in US dollars, into my_estimate."
-    ratio = answer / expected
-    if abs(ratio - 1) <= 0.05:
-        return (
-            f"Correct: about {expected:.2f} US dollars for all {ATTENDEES}, with prices of "
-            f"{one.dates}. Check the current prices before you plan."
-        )
-    if abs(ratio * ATTENDEES - 1) <= 0.05:
-        return f"Not yet: that is the cost for one person. There are {ATTENDEES}."
-    if abs(ratio * MINUTES / 60 - 1) <= 0.05:
-        return f"Not yet: that is the cost of a whole hour. The job takes {MINUTES} minutes."
-    return f"Not yet: your estimate is {ratio:.2f} times what the price table gives."
 
-
+# The right choice, a hint, and the reason.
 CHOICES = {
-    "A": ("cpu", "569 rows are computed in less than a second; a GPU would wait most of the time"),
+    "A": (
+        "cpu",
+        "compare the seconds of training with the minutes before it, in the picture above",
+        "569 rows are computed in a second or two; a GPU would wait most of the time",
+    ),
     "B": (
         "gpu",
+        "nine hours for each epoch is long; and what should you measure before you pay for more?",
         "a large network with many images keeps one GPU busy, and nine hours are worth it",
     ),
-    "C": ("several gpus", "the network does not fit into the memory of one device"),
+    "C": (
+        "several gpus",
+        "compare 300 GB with the memory of one GPU in the table above",
+        "the network does not fit into the memory of one device",
+    ),
 }
+HARDWARE = ["cpu", "gpu", "several gpus"]
 
 
-def compute_choice(choices: Mapping[str, str]) -> str:
-    """Check the choice between CPU, one GPU and several GPUs for three workloads.
+@check("choices")
+def compute_choice(choices: Any) -> str:
+    """Check the choice between CPU, one GPU and several GPUs for three workloads."""
+    require(isinstance(choices, Mapping), 'choices must stay a dict: {"A": …, "B": …, "C": …}.')
+    for name, (expected, hint, _) in CHOICES.items():
+        require(name in choices, f"the answer for {name} is missing.")
+        choice = str(choices[name]).strip().lower()
+        require(choice, f'choose "cpu", "gpu" or "several gpus" for {name}.')
+        require(
+            choice in HARDWARE,
+            f'{name} is {choices[name]!r}; choose "cpu", "gpu" or "several gpus".',
+        )
+        require(choice == expected, f"think again about {name}: {hint}.")
+    return "; ".join(f"{name}: {reason}" for name, (*_, reason) in CHOICES.items()) + "."
 
-    Args:
-        choices: `"cpu"`, `"gpu"` or `"several gpus"` for each of the keys A, B and C.
-    """
-    options = {option for option, _ in CHOICES.values()}
-    for name, (expected, reason) in CHOICES.items():
-        choice = str(choices.get(name, "")).strip().lower()
-        if choice not in options:
-            return f'Not yet: choose "cpu", "gpu" or "several gpus" for {name}.'
-        if choice != expected:
-            return f"Not yet: think again about {name}. Hint: {reason}."
-    return "Correct: " + "; ".join(f"{name}: {reason}" for name, (_, reason) in CHOICES.items())
 
+# ------------------------------------------------------------------------------ 06d
 
+# Whether a step leaks, a hint, and the reason.
 LEAKS = {
-    "A": (True, "the median knows the ages of the validation rows"),
-    "B": (False, "only training rows are used"),
-    "C": (True, "the test file is then no longer new to the model"),
+    "A": (True, "whose ages are in the median?", "the median knows the held-out ages"),
+    "B": (False, "which rows does it use?", "only training rows are used"),
+    "C": (
+        True,
+        "what has the test file decided, and can it still judge the model?",
+        "the test file is then no longer new to the model",
+    ),
 }
 
 
-def leaks(answers: Mapping[str, bool | None]) -> str:
-    """Check which of three steps lets held-out data into the training.
+@check("leaks")
+def leaks(answers: Any) -> str:
+    """Check which of three steps lets held-out data into the training."""
+    require(isinstance(answers, Mapping), 'leaks must stay a dict: {"A": …, "B": …, "C": …}.')
+    for name, (expected, hint, _) in LEAKS.items():
+        require(answers.get(name) is not None, f"write True or False for {name}.")
+        require(
+            isinstance(answers[name], bool),
+            f"{name} is {answers[name]!r}; write True or False, without quotation marks.",
+        )
+        require(answers[name] == expected, f"think again about {name}: {hint}")
+    return "; ".join(f"{name}: {reason}" for name, (*_, reason) in LEAKS.items()) + "."
 
-    Args:
-        answers: True (leaks) or False for each of the keys A, B and C.
-    """
-    for name, (expected, reason) in LEAKS.items():
-        if answers.get(name) is None:
-            return f"Not yet: write True or False for {name}."
-        if bool(answers[name]) != expected:
-            return f"Not yet: think again about {name}. Hint: {reason}."
-    return "Correct: " + "; ".join(f"{name}: {reason}" for name, (_, reason) in LEAKS.items())
 
-
-def changed_passenger(
-    before: Mapping[str, Any], after: Mapping[str, Any], chance: float, features: Sequence[str]
-) -> str:
-    """Check that at most two changed facts lift a passenger's chance above 60 %.
-
-    Args:
-        before: the passenger of the starter cell.
-        after: the learner's passenger.
-        chance: what the model says about it, 0 to 1.
-        features: names of all facts that the model uses.
-    """
-    changed = [name for name in features if after.get(name) != before[name]]
-    if not changed:
-        return "Not yet: change one or two facts of the passenger, then run both cells again."
-    if len(changed) > 2:
-        return f"Not yet: you changed {len(changed)} facts ({', '.join(changed)}); use two at most."
-    if chance <= 0.6:
-        return f"Not yet: the chance is {chance:.0%} now. Which facts mattered on the Titanic?"
-    return f"Correct: with {' and '.join(changed)} changed, the chance is {chance:.0%}."
+@check("other", "passenger", "survival_chances")
+def changed_passenger(after: Any, before: Any, chances: Callable[[list[Any]], Any]) -> str:
+    """Check that at most two changed facts lift a passenger's chance above 60 %."""
+    require(isinstance(after, Mapping), "other must stay a dict: {**passenger, …}.")
+    require(
+        after is not before,
+        "other and passenger are the same dict, so both were changed. Run the cell that makes the "
+        "passenger again, and begin with other = {**passenger}.",
+    )
+    unknown = [name for name in after if name not in before]
+    require(not unknown, f"{unknown} is no fact of a passenger. The facts: {list(before)}.")
+    absent = [name for name in before if name not in after]
+    require(not absent, f"{absent} is missing. Begin with other = {{**passenger}}.")
+    changed = [name for name in before if after[name] != before[name]]
+    require(changed, "change one or two facts of the passenger, then run both cells again.")
+    require(
+        len(changed) <= 2, f"you changed {len(changed)} facts ({', '.join(changed)}): two at most."
+    )
+    for name in ("Pclass", "Age", "SibSp", "Parch", "Fare"):
+        value = after[name]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        require(
+            number or (name == "Age" and value is None),
+            f"{name} is {value!r}; write a number, without quotation marks.",
+        )
+        require(value is None or value >= 0, f"{name} is {value}; it cannot be below 0.")
+    require(after["Pclass"] in (1, 2, 3), "Pclass is 1, 2 or 3.")
+    try:
+        chance = float(chances([dict(after)])[0])
+    except ValueError as error:
+        raise NotYet(str(error)) from error
+    require(math.isfinite(chance), "the model finds no chance: a fact is not a number.")
+    require(
+        chance > 0.6,
+        f"with {' and '.join(changed)} changed, the chance is {chance:.0%}. Which facts mattered "
+        "when the boats were filled?",
+    )
+    return f"with {' and '.join(changed)} changed, the chance is {chance:.0%}."

@@ -39,6 +39,7 @@ REPO = Path(__file__).resolve().parents[2]
 NOTEBOOKS = [  # those that start jobs
     REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb",
     REPO / "notebooks" / "06c-Distributed-training.ipynb",
+    REPO / "notebooks" / "06d-After-the-run.ipynb",  # only if 06 left no run
 ]
 KERNEL = "python3"
 RUNNING = re.compile("QUEUED|PENDING|RUNNING|CANCELLING")

@@ -18,7 +18,7 @@ import pytest
 
 from lesson import choosing
 
-NAMES = ["06b-Choosing-CPU-or-GPU.ipynb", "06c-Distributed-training.ipynb"]
+NAMES = ["06b-Choosing-CPU-or-GPU.ipynb", "06c-Distributed-training.ipynb"]  # without exercises
 LONGEST_CELL = 25
 
 

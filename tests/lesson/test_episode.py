@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 from google.cloud import storage
 
+from lesson import passengers
+
 NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
-FIRST_DATA_CELL, LAST_DATA_CELL = "FEATURES = [", "rules |= {"
+FIRST_DATA_CELL, LAST_DATA_CELL = "csv = bucket.blob", "rules = passengers.fit"
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,8 @@ def test_the_attendee_edits_two_names_only(code: list[str]) -> None:
 
 def prepare(code: list[str], bucket: storage.Bucket, folder: Path) -> dict[str, Any]:
     """Run the notebook's own cells from reading the CSV to the arrays; return its names."""
-    names: dict[str, Any] = {
-        "bucket": bucket,
-        "BUCKET_NAME": bucket.name,
-        "CSV_NAME": "titanic_train.csv",
-        "WORK": folder,
-    } | {"io": io, "json": json, "np": np, "pd": pd}
+    names: dict[str, Any] = {"bucket": bucket, "WORK": folder, "passengers": passengers}
+    names |= {"io": io, "json": json, "np": np, "pd": pd}
     first, last = (
         next(i for i, source in enumerate(code) if start in source)
         for start in (FIRST_DATA_CELL, LAST_DATA_CELL)
@@ -84,7 +82,7 @@ def test_a_file_without_a_needed_column_is_refused_by_name(
     code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
 ) -> None:
     upload(bucket, table.drop(columns=["Fare", "Sex"]))
-    with pytest.raises(ValueError, match=r"lacks the columns \['Fare', 'Sex'\]"):
+    with pytest.raises(ValueError, match="lacks the columns Sex, Fare"):
         prepare(code, bucket, tmp_path)
 
 
@@ -109,11 +107,23 @@ def test_the_saved_preprocessing_is_enough_to_make_the_arrays(
     upload(bucket, table)
     names = prepare(code, bucket, tmp_path)
     saved = json.loads((tmp_path / "preprocessing.json").read_text())
-    numbers = names["encode"](names["val_rows"], saved)
-    again = (numbers - np.array(saved["mean"])) / np.array(saved["scale"])
-    assert np.allclose(again, names["X_val"], atol=1e-6)
+    again = passengers.transform(names["val_rows"], saved)
+    assert np.array_equal(again, names["X_val"])
     assert names["X_train"].dtype == np.float32
     assert np.allclose(names["X_train"].mean(axis=0), 0, atol=1e-5)
+
+
+def test_06d_prepares_the_same_data_as_the_episode(
+    code: list[str], bucket: storage.Bucket, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    upload(bucket, table)
+    names = prepare(code, bucket, tmp_path)
+    assert passengers.prepare(bucket) == json.loads((tmp_path / "preprocessing.json").read_text())
+    for part in ("train", "val"):
+        content = bucket.blob(f"data/{part}_data.npz").download_as_bytes()
+        arrays = np.load(io.BytesIO(content))
+        for name in (f"X_{part}", f"y_{part}"):
+            assert np.array_equal(arrays[name], names[name])
 
 
 def test_missing_values_are_filled_from_the_training_rows(
@@ -134,7 +144,7 @@ def test_the_compressed_file_is_as_small_as_the_text_says(
 ) -> None:
     upload(bucket, table)
     names = prepare(code, bucket, tmp_path)
-    saving = next(source for source in code if source.startswith("train_arrays ="))
+    saving = next(source for source in code if source.startswith("train = {"))
     exec(compile(saving, "<cell>", "exec"), names)
     text, plain, compressed = (
         (tmp_path / name).stat().st_size

@@ -56,6 +56,11 @@ def test_cells_are_short_and_parse(code: list[str]) -> None:
         ast.parse("\n".join(plain))
 
 
+def test_no_line_is_wider_than_jupyterlab_shows(code: list[str]) -> None:
+    for source in code:
+        assert max(map(len, source.splitlines())) <= 79, source
+
+
 def test_no_cell_knows_where_it_runs(code: list[str]) -> None:
     for source in code:
         assert not re.search(r"local.?mode|vertex.?local|emulator", source, re.IGNORECASE), source

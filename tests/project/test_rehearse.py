@@ -230,6 +230,7 @@ def test_the_jobs_of_the_lesson_are_found() -> None:
     assert [[(machine, accelerator) for machine, accelerator, _ in jobs] for jobs in found] == [
         [("n1-standard-4", None), ("n1-standard-8", T4)],
         [("n1-standard-4", None), ("n1-standard-4", None)],  # two replicas of one job
+        [("n1-standard-4", None)],
     ]
 
 
