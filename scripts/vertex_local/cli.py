@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vertex_local import config, imports
 from vertex_local.config import LocalModeError, Root
+from vertex_local.faults import commands as fault_commands
 from vertex_local.server import daemon
 from vertex_local.server.lock import AlreadyServed
 
@@ -134,8 +135,8 @@ def reset(root: Root, args: argparse.Namespace) -> int:
     daemon.stop(root)
     for path in (root.buckets, root.uploads, root.jobs):
         shutil.rmtree(path, ignore_errors=True)
-    for database in (root.database, root.metadata):
-        for path in root.path.glob(f"{database.name}*"):
+    for kept in (root.database, root.metadata, root.faults):
+        for path in root.path.glob(f"{kept.name}*"):
             path.unlink()
     print(f"Deleted all buckets and jobs in {root.path}.")
     return 0
@@ -199,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prefix", default=sys.prefix, help="where Jupyter looks (default: %(default)s)"
     )
     installing.set_defaults(command=kernel_install)
+    fault_commands.add_parser(commands)
     resetting = add("reset", reset)
     resetting.add_argument("--yes", action="store_true", help="really delete")
     add("doctor", doctor)

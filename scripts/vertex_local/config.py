@@ -75,6 +75,11 @@ class Root:
         return self.path / "images.json"
 
     @property
+    def faults(self) -> Path:
+        """JSON file with what is to go wrong on purpose; absent if nothing is."""
+        return self.path / "faults.json"
+
+    @property
     def database(self) -> Path:
         """SQLite file with the job records."""
         return self.path / "jobs.sqlite3"

@@ -22,10 +22,12 @@ class ApiError(Exception):
     Attributes:
         http: the HTTP status.
         code: the canonical google.rpc code.
+        detail: what an error that was injected on purpose says about that; "" for any other.
     """
 
     http = HTTPStatus.INTERNAL_SERVER_ERROR
     code = code_pb2.INTERNAL
+    detail = ""
 
 
 class InvalidArgument(ApiError):
@@ -52,6 +54,12 @@ class FailedPrecondition(ApiError):
     http, code = HTTPStatus.BAD_REQUEST, code_pb2.FAILED_PRECONDITION
 
 
+class ResourceExhausted(ApiError):
+    """There is too little of something: of quota, of machines."""
+
+    http, code = HTTPStatus.TOO_MANY_REQUESTS, code_pb2.RESOURCE_EXHAUSTED
+
+
 class NotFound(ApiError):
     """There is no such resource."""
 
@@ -70,8 +78,11 @@ class Unimplemented(ApiError):
 def response(error: ApiError) -> JSONResponse:
     """Return `error` as Google APIs write errors: https://cloud.google.com/apis/design/errors."""
     status = code_pb2.Code.Name(error.code)
-    body = {"error": {"code": error.http.value, "message": str(error), "status": status}}
-    return JSONResponse(body, status_code=error.http.value)
+    content = {"code": error.http.value, "message": str(error), "status": status}
+    if error.detail:
+        kind = "type.googleapis.com/google.rpc.DebugInfo"
+        content["details"] = [{"@type": kind, "detail": error.detail}]
+    return JSONResponse({"error": content}, status_code=error.http.value)
 
 
 def handle_api_error(_request: Request, error: Exception) -> JSONResponse:

@@ -118,6 +118,10 @@ def failure_message(replica: Replica, status: int, log: Path) -> str:
     tail = "\n".join(lines[max([*starts[-1:], len(lines) - TAIL_LINES]) :])
     reason = f" Termination reason: Error. \n{tail}\n\n" if tail else " "
     return (
-        f"The replica {replica.name} exited with a non-zero status of {status}.{reason}"
-        f"To find out more about why your job exited please check the logs: {log}"
+        f"The replica {replica.name} exited with a non-zero status of {status}.{reason}{where(log)}"
     )
+
+
+def where(log: Path) -> str:
+    """Return the sentence that ends a failed job's message."""
+    return f"To find out more about why your job exited please check the logs: {log}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -24,12 +25,16 @@ from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
 
 from vertex_local.config import LocalModeError, Root
-from vertex_local.jobs import command, images, log, options, process_groups
+from vertex_local.faults import jobs as job_faults
+from vertex_local.faults import mounted
+from vertex_local.faults.store import Fault, Faults
+from vertex_local.jobs import command, images, log, options, process_groups, retries
 from vertex_local.jobs.log import ServiceLog
 from vertex_local.jobs.package import BadPackage
 from vertex_local.jobs.process_groups import Process
 from vertex_local.jobs.reaper import Reaper
 from vertex_local.jobs.replica import Replica, environment, replicas_of
+from vertex_local.jobs.retries import Retries
 from vertex_local.jobs.workspace import JobFailure, Workspace, image_of, prepare
 from vertex_local.storage import mount
 from vertex_local.training import states
@@ -39,8 +44,6 @@ from vertex_local.training.records import Records
 logger = logging.getLogger(__name__)
 
 SLOTS = max(2, os.cpu_count() or 1)  # how many jobs run at once; more wait in PENDING
-ATTEMPTS = 4  # a crash is retried up to three times, as on Vertex AI
-CRASHES = frozenset({6, 11, 128 + signal.SIGABRT, 128 + signal.SIGSEGV})  # exit status
 
 
 @dataclass
@@ -50,6 +53,15 @@ class _Active:
     thread: threading.Thread
     processes: list[Process] = field(default_factory=list)
     cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class _End:
+    """How an attempt failed: which replica with which status, and the fault that did it, if any."""
+
+    replica: Replica
+    status: int
+    fault: Fault | None = None
 
 
 class Runner:
@@ -66,6 +78,7 @@ class Runner:
         self, root: Root, records: Records, fetch: Callable[[str], bytes], storage_url: str
     ) -> None:
         self.root = root
+        self.faults = Faults(root)
         self._records = records
         self._fetch = fetch
         self._storage_url = storage_url
@@ -76,7 +89,8 @@ class Runner:
 
     def start(self, job: CustomJob) -> None:
         """Start a job that the records hold as PENDING, at once if a slot is free."""
-        slot = self._slots.acquire(blocking=False)
+        waits = job_faults.wait_before_start(self.faults, job)
+        slot = not waits and self._slots.acquire(blocking=False)
         if slot:
             self._records.move(job.name, states.RUNNING)
         thread = threading.Thread(
@@ -123,12 +137,13 @@ class Runner:
             folder.mkdir(parents=True)
             service_log = ServiceLog(folder)
             service_log(log.WAITING)
-            slot = slot or self._wait_for_slot(job)
+            tries = Retries(job)
+            slot = slot or (self._provision(job, tries, service_log) and self._wait_for_slot(job))
             if slot:
-                self._run(job, service_log)
+                self._run(job, tries, service_log)
                 state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, BadPackage, LocalModeError) as err:
-            error, code = str(err), int(code_pb2.INVALID_ARGUMENT)
+            error, code = str(err), int(getattr(err, "code", code_pb2.INVALID_ARGUMENT))
             # The rest of the message repeats the replica's log.
             service_log(error.partition(" Termination reason:")[0])
         except Exception as err:
@@ -156,7 +171,33 @@ class Runner:
             self._slots.release()
         return not cancelled
 
-    def _run(self, job: CustomJob, service_log: ServiceLog) -> None:
+    def _provision(self, job: CustomJob, tries: Retries, service_log: ServiceLog) -> bool:
+        """Let faults delay or refuse a job's machines; return whether it was not cancelled."""
+        if self._inject("quota", job, service_log):
+            raise JobFailure(job_faults.quota_message(job), code_pb2.RESOURCE_EXHAUSTED)
+        while self._inject("stockout", job, service_log):
+            reason = job_faults.stockout_message(job)
+            service_log(reason)
+            if not tries.again(retries.STOCKOUT):
+                raise JobFailure(reason, code_pb2.RESOURCE_EXHAUSTED)
+        if slow := self._inject("slow-start", job, service_log):
+            end = time.monotonic() + job_faults.provisioning_seconds(slow)
+            while time.monotonic() < end and not self._active[job.name].cancelled:
+                time.sleep(min(process_groups.LOOK_SECONDS, max(0, end - time.monotonic())))
+        return not self._active[job.name].cancelled
+
+    def _inject(self, kind: str, job: CustomJob, service_log: ServiceLog) -> Fault | None:
+        """Let a fault happen to a job, if there is one, and note it in log and record."""
+        fault = job_faults.take(self.faults, kind, job)
+        if fault is not None:
+            self._note(fault, job, service_log)
+        return fault
+
+    def _note(self, fault: Fault, job: CustomJob, service_log: ServiceLog) -> None:
+        service_log(f"{job_faults.NOTE} {fault}")
+        self._records.count(job.name, job_faults.LABEL.format(kind=fault.kind))
+
+    def _run(self, job: CustomJob, tries: Retries, service_log: ServiceLog) -> None:
         """Run a job's replicas until they succeed; raise JobFailure if they do not."""
         if note := images.warning(image_of(job), datetime.now(timezone.utc).date()):
             service_log(f"{log.WARNING} {note}")
@@ -177,31 +218,50 @@ class Runner:
         for replica in replicas_of(job.job_spec):
             service_log(*_launch_lines(replica), task=replica.name)
         deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
-        for attempt in range(1, ATTEMPTS + 1):
-            failed = self._attempt(job, workspace, deadline)
-            if failed is None:
-                service_log(*log.COMPLETED)
-                return
-            replica, status = failed
-            if status not in CRASHES or job.job_spec.scheduling.disable_retries:
-                break
-            if attempt < ATTEMPTS:
-                service_log(
-                    f"The replica {replica.name} exited with a non-zero status of {status}."
-                )
-                service_log(f"The program crashed; attempt {attempt + 1} of {ATTEMPTS}.")
-        run_log = log.log_path(workspace.folder, replica)
-        raise JobFailure(log.failure_message(replica, status, run_log))
+        while end := self._attempt(job, workspace, deadline):
+            self._start_again(job, end, workspace, tries, service_log)
+        service_log(*log.COMPLETED)
 
-    def _attempt(
-        self, job: CustomJob, workspace: Workspace, deadline: float
-    ) -> tuple[Replica, int] | None:
-        """Start all replicas and wait for the end; return the one that failed and its status."""
+    def _start_again(
+        self, job: CustomJob, end: _End, workspace: Workspace, tries: Retries, say: ServiceLog
+    ) -> None:
+        """Prepare another attempt of a job; raise JobFailure if Vertex AI would make none."""
+        run_log, kind = log.log_path(workspace.folder, end.replica), ""
+        if end.fault is not None:
+            kind = end.fault.kind
+            self._note(end.fault, job, say)
+        if kind == "preemption":
+            reason = job_faults.stockout_message(job)
+            say(reason)
+            if not tries.again(retries.STOCKOUT):
+                raise JobFailure(reason, code_pb2.RESOURCE_EXHAUSTED)
+            shutil.rmtree(workspace.folder / "work")  # the machine is gone, with its disk
+            if not self._provision(job, tries, say):
+                raise JobFailure("The job was cancelled.")
+            say(f"The job starts again from its beginning: attempt {tries.attempt}.")
+            return
+        if kind == "out-of-memory":
+            reason = job_faults.memory_message(end.replica.name)
+            raise JobFailure(f"{reason} {log.where(run_log)}")
+        if end.status not in retries.CRASHES or not tries.again(retries.CRASH):
+            raise JobFailure(log.failure_message(end.replica, end.status, run_log))
+        say(f"The replica {end.replica.name} exited with a non-zero status of {end.status}.")
+        say(f"The program crashed; attempt {tries.attempt}.")
+
+    def _attempt(self, job: CustomJob, workspace: Workspace, deadline: float) -> _End | None:
+        """Start all replicas and wait for the end; return how they failed, or None."""
         replicas = replicas_of(job.job_spec)
         launches = [
             partial(self._launch, job, replica, replicas, workspace) for replica in replicas
         ]
-        with self._processes(job, launches) as processes:
+        watch = job_faults.Watch(
+            self.faults,
+            job,
+            [replica.name for replica in replicas],
+            log.log_path(workspace.folder, replicas[0]),
+            partial(self._kill, job.name),
+        )
+        with self._processes(job, launches) as processes, watch:
             while (end := process_groups.end(processes)) is None:
                 if time.monotonic() > deadline:
                     seconds = _timeout(job.job_spec)
@@ -210,7 +270,9 @@ class Runner:
             number, status = end
             if number == 0 and len(processes) > 1:
                 process_groups.stop_workers(processes[1:])
-        return None if status == 0 else (replicas[number], status)
+        if status and (strike := watch.strike):
+            return _End(replicas[strike.rank], strike.status, strike.fault)
+        return _End(replicas[number], status) if status else None
 
     def _call(self, job: CustomJob, argv: Sequence[str], output: Path) -> int:
         """Run a program for a job, such as pip, and return its exit status."""
@@ -268,6 +330,7 @@ class Runner:
             workspace.path,
             workspace.module_path(replica.spec),
         )
+        variables |= mounted.variables(self.faults, variables)
         with open(log.log_path(workspace.folder, replica), "ab") as run_log:
             return subprocess.Popen(
                 command.argv_of(replica.spec, workspace.python, self.root.buckets),

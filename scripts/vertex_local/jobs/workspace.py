@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from google.cloud.aiplatform_v1.types import CustomJob, WorkerPoolSpec
+from google.rpc import code_pb2
 
 from vertex_local.config import Root
 from vertex_local.jobs import command, images, package
@@ -19,7 +20,15 @@ Call: TypeAlias = "Callable[[Sequence[str], Path], int]"
 
 
 class JobFailure(Exception):
-    """The job cannot be run, or has failed; the message is for its owner."""
+    """The job cannot be run, or has failed; the message is for its owner.
+
+    Attributes:
+        code: the google.rpc code of the job's error.
+    """
+
+    def __init__(self, message: str, code: int = code_pb2.INVALID_ARGUMENT) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vertex_local.faults.store import Faults
 from vertex_local.server import access
 from vertex_local.storage import batch, bucket_handlers, object_handlers, upload_handlers
 from vertex_local.storage.errors import Forbidden, NotEmulated, StorageError
+from vertex_local.storage.faults import StorageFaults
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.requests import objects_of, part
 from vertex_local.storage.uploads import Parts, Sessions
@@ -88,11 +90,14 @@ def _routes() -> list[Route]:
     return routes
 
 
-def application(objects: Objects) -> Starlette:
-    """Return the web application for these buckets."""
+def application(objects: Objects, faults: Faults) -> Starlette:
+    """Return the web application for these buckets, and for what is to go wrong with them."""
     app = Starlette(
         routes=_routes(),
-        middleware=[Middleware(_Gate)],
+        middleware=[
+            Middleware(_Gate),
+            Middleware(StorageFaults, faults=faults, answer=_response_at),
+        ],
         exception_handlers={
             StorageError: _error,
             HTTPException: _no_route,
@@ -144,20 +149,24 @@ def _response(error: StorageError, xml: bool) -> Response:
     return JSONResponse(error.json(), status)
 
 
-def _is_xml(request: Request) -> bool:
-    """Return whether a request is one of the XML API, whose paths begin with the bucket."""
-    first = request.scope["path"].split("/")[1]
+def _response_at(error: StorageError, path: str) -> Response:
+    return _response(error, _is_xml(path))
+
+
+def _is_xml(path: str) -> bool:
+    """Return whether a path is one of the XML API, whose paths begin with the bucket."""
+    first = path.split("/")[1]
     return first not in ("storage", "upload", "download", "resumable", "batch")
 
 
 def _error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StorageError)  # Starlette calls this for StorageError only
-    return _response(error, _is_xml(request))
+    return _response(error, _is_xml(request.scope["path"]))
 
 
 def _no_route(request: Request, _error: Exception) -> Response:
     feature = NotEmulated(f"{request.method} {request.scope['path']}")
-    return _response(feature, _is_xml(request))
+    return _response(feature, _is_xml(request.scope["path"]))
 
 
 def _gone(_request: Request, _error: Exception) -> Response:
@@ -167,4 +176,4 @@ def _gone(_request: Request, _error: Exception) -> Response:
 def _crash(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     answer = StorageError(f"local mode failed to answer: {error!r}; its server.log says more")
-    return _response(answer, _is_xml(request))
+    return _response(answer, _is_xml(request.scope["path"]))

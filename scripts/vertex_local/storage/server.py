@@ -9,6 +9,7 @@ import threading
 import uvicorn
 
 from vertex_local.config import Root
+from vertex_local.faults.store import Faults
 from vertex_local.storage.errors import StorageError
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.routes import application
@@ -31,7 +32,7 @@ class Buckets:
     def __init__(self, root: Root, listener: socket.socket) -> None:
         self._objects = Objects(root)
         config = uvicorn.Config(
-            application(self._objects),
+            application(self._objects, Faults(root)),
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -17,6 +17,7 @@ from vertex_local.errors import (
     NotFound,
     Unimplemented,
 )
+from vertex_local.faults import jobs as job_faults
 from vertex_local.jobs import options
 from vertex_local.jobs.runner import Runner
 from vertex_local.training import log_entries, states, wire
@@ -51,6 +52,7 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
         labels=pipeline.labels,
     )
     pipeline.name = str(location.new("trainingPipelines"))
+    job_faults.refuse(service.runner.faults, job, in_pipeline=True)
     service.records.add(job, pipeline)
     service.runner.start(job)
     return pipeline
@@ -62,6 +64,7 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
     job = wire.parse(CustomJob, body)
     options.check(job, job.job_spec)
     job.name = str(location.new("customJobs"))
+    job_faults.refuse(service.runner.faults, job, in_pipeline=False)
     service.records.add(job)
     service.runner.start(job)
     return job

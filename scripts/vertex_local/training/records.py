@@ -128,30 +128,43 @@ class Records:
             ValueError: if the job cannot move to that state.
         """
         with self._changed:
-            message, pipeline_name = self._row(
-                "SELECT message, pipeline FROM resources WHERE name = ?", job_name
-            )
-            job = CustomJob.deserialize(message)
+            job, pipeline = self._job_and_pipeline(job_name)
             states.check_move(job.state, state)
             _enter(job, state, error, code)
-            changed: list[Resource] = [job]
-            if pipeline_name:
-                row = self._row("SELECT message FROM resources WHERE name = ?", pipeline_name)
-                pipeline = TrainingPipeline.deserialize(row[0])
+            if pipeline is not None:
                 _mirror(job, pipeline)
-                changed.append(pipeline)
-            self._db.execute("BEGIN")
-            for resource in changed:
+            self._store(job, pipeline)
+            self._changed.notify_all()
+
+    def count(self, job_name: str, label: str) -> None:
+        """Add one to a label of a custom job, and of the pipeline that it backs."""
+        with self._changed:
+            job, pipeline = self._job_and_pipeline(job_name)
+            for resource in (job, pipeline):
+                if resource is not None:
+                    resource.labels[label] = str(int(resource.labels.get(label, "0")) + 1)
+            self._store(job, pipeline)
+
+    def _job_and_pipeline(self, job_name: str) -> tuple[CustomJob, TrainingPipeline | None]:
+        query = "SELECT message, pipeline FROM resources WHERE name = ?"
+        message, pipeline_name = self._row(query, job_name)
+        row = self._row("SELECT message FROM resources WHERE name = ?", pipeline_name or "")
+        return CustomJob.deserialize(message), TrainingPipeline.deserialize(row[0]) if row else None
+
+    def _store(self, *resources: Resource | None) -> None:
+        """Replace what is kept of some resources, all in one step."""
+        self._db.execute("BEGIN")
+        for resource in resources:
+            if resource is not None:
                 self._db.execute(
                     "UPDATE resources SET message = ?, active = ? WHERE name = ?",
                     (
                         type(resource).serialize(resource),
-                        not states.is_final(state),
+                        not states.is_final(resource.state),
                         resource.name,
                     ),
                 )
-            self._db.execute("COMMIT")
-            self._changed.notify_all()
+        self._db.execute("COMMIT")
 
     def get_after_change(self, name: str, seconds: float) -> Resource | None:
         """Return the resource called `name` after its next change of state.

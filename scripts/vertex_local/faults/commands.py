@@ -1,0 +1,66 @@
+"""The command `vertex-local fault`: add, list and clear faults of a root."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from vertex_local.config import Root
+from vertex_local.faults.kinds import KINDS
+from vertex_local.faults.store import Fault, Faults
+
+Command = Callable[[Root, argparse.Namespace], int]
+
+
+def add(root: Root, args: argparse.Namespace) -> int:
+    """Let something go wrong on purpose, until it is cleared or has happened often enough."""
+    names = [option.name for option in KINDS[args.kind].options]
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    print(f"Added fault {describe(Faults(root).add(args.kind, given))}")
+    return 0
+
+
+def list_faults(root: Root, _args: argparse.Namespace) -> int:
+    """Show the faults of this root, and how often each has happened."""
+    faults = Faults(root).all()
+    print("\n".join(map(describe, faults)) or "There are no faults.")
+    return 0
+
+
+def clear(root: Root, args: argparse.Namespace) -> int:
+    """Remove one fault, or all of them."""
+    removed = Faults(root).clear(args.number)
+    print(f"Cleared {removed} fault{'' if removed == 1 else 's'}.")
+    return 0 if removed or args.number is None else 1
+
+
+def describe(fault: Fault) -> str:
+    """Return a fault as one line."""
+    if not fault.is_active:
+        rest = "over"
+    elif fault.until is not None:
+        rest = "for a while"
+    else:
+        rest = "until it is cleared" if fault.left is None else f"{fault.left} more"
+    return f"{fault.number}: {fault} ({rest}; happened {fault.happened} times)"
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's commands."""
+    help_text = "let something go wrong on purpose, as on Google Cloud"
+    faults = commands.add_parser("fault", help=help_text, description=help_text)
+    actions = faults.add_subparsers(metavar="ACTION", required=True)
+    adding = actions.add_parser("add", help=add.__doc__, description=add.__doc__)
+    kinds = adding.add_subparsers(metavar="KIND", dest="kind", required=True)
+    for kind in KINDS.values():
+        text = f"{kind.summary} Source: {kind.source}."
+        parser = kinds.add_parser(kind.name, help=kind.summary, description=text)
+        parser.set_defaults(command=add)
+        for option in kind.options:
+            parser.add_argument(f"--{option.name}", help=option.help, metavar=option.name.upper())
+    listing = actions.add_parser("list", help=list_faults.__doc__, description=list_faults.__doc__)
+    listing.set_defaults(command=list_faults)
+    clearing = actions.add_parser("clear", help=clear.__doc__, description=clear.__doc__)
+    clearing.add_argument("number", nargs="?", type=int, help="which one (default: all)")
+    clearing.set_defaults(command=clear)

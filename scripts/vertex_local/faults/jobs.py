@@ -1,0 +1,229 @@
+"""Faults of training jobs: before a job is kept, before it has machines, and while it runs."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob, Scheduling
+
+from vertex_local.errors import ApiError, InvalidArgument, ResourceExhausted
+from vertex_local.faults.store import Fault, Faults
+from vertex_local.training.names import ResourceName
+
+NOTE = "fault injected in local mode:"  # so that nobody takes it for the service's own words
+LABEL = "injected-{kind}"  # on the job's record; its value says how often
+LOOK_SECONDS = 0.05  # how often to look whether a fault of a running job is due
+WHILE_RUNNING = ("preemption", "replica-dies", "out-of-memory")
+MEMORY_STATUS = 137  # 128 + SIGKILL, as the system ends a process that needs too much
+
+
+def is_spot(job: CustomJob) -> bool:
+    """Return whether a job asked for Spot machines."""
+    return bool(job.job_spec.scheduling.strategy == Scheduling.Strategy.SPOT)
+
+
+def concerns(fault: Fault, job: CustomJob) -> bool:
+    """Return whether a fault is about this job: by its name or id, its region, its machines."""
+    place = ResourceName.of(job)
+    name = str(job.display_name).removesuffix("-custom-job")  # what backs a pipeline has that end
+    told, region, machine = (fault.options.get(each) for each in ("job", "region", "machine"))
+    return (
+        (told in (None, place.id) or fnmatchcase(name, str(told)))
+        and region in (None, place.location)
+        and machine in (None, *_machines(job))
+    )
+
+
+def _machines(job: CustomJob) -> list[str]:
+    specs = [pool.machine_spec for pool in job.job_spec.worker_pool_specs if pool.replica_count]
+    accelerators = [AcceleratorType(spec.accelerator_type).name for spec in specs]
+    return [*(str(spec.machine_type) for spec in specs), *accelerators]
+
+
+# ------------------------------------------------------------------------------ before it is kept
+
+
+def refuse(faults: Faults, job: CustomJob, in_pipeline: bool) -> None:
+    """Refuse a job that is about to be created, if a fault says so.
+
+    Args:
+        faults: those of the root.
+        job: the custom job, with its name.
+        in_pipeline: whether it backs a training pipeline, which learns of a missing quota later.
+
+    Raises:
+        ApiError: as Vertex AI refuses it, with a detail that says that local mode injected it.
+    """
+    account = job.job_spec.service_account
+    refusals: list[tuple[str, ApiError]] = [
+        (
+            "machine-unavailable",
+            InvalidArgument(f"Machine type {_machines(job)[0]} is not supported."),
+        ),
+        (
+            "service-account-denied",
+            InvalidArgument(
+                f"You do not have permission to act as service_account: {account}. "
+                "(or it may not exist)."
+            ),
+        ),
+        ("quota", ResourceExhausted(quota_message(job))),
+    ]
+    for kind, error in refusals:
+        meant = (kind != "quota" or not in_pipeline) and (
+            kind != "service-account-denied" or account
+        )
+        if meant and (fault := take(faults, kind, job)):
+            error.detail = f"{NOTE} {fault}"
+            raise error
+
+
+def quota_message(job: CustomJob) -> str:
+    """Return the sentence with which Vertex AI names the quotas that are too small for a job.
+
+    A job with accelerators lacks those; another one lacks CPUs. Spot machines have quotas of
+    their own (`custom_model_training_preemptible_…`).
+    """
+    spot = "preemptible_" if is_spot(job) else ""
+    kinds = [
+        AcceleratorType(pool.machine_spec.accelerator_type).name
+        for pool in job.job_spec.worker_pool_specs
+        if pool.replica_count and pool.machine_spec.accelerator_count
+    ]
+    short = [kind.lower().replace("nvidia_tesla_", "nvidia_") + "_gpus" for kind in kinds]
+    metrics = [
+        f"aiplatform.googleapis.com/custom_model_training_{spot}{each}"
+        for each in short or ["cpus"]
+    ]
+    listed = ",".join(dict.fromkeys(metrics))
+    return f"The following quota metrics exceed quota limits: {listed}"
+
+
+def take(faults: Faults, kind: str, job: CustomJob) -> Fault | None:
+    """Let a fault of this kind happen to a job, if there is one that concerns it."""
+    return faults.take(lambda each: each.kind == kind and concerns(each, job))
+
+
+# ------------------------------------------------------------------------------ before it runs
+
+
+def wait_before_start(faults: Faults, job: CustomJob) -> bool:
+    """Return whether a job will not have its machines at once: it then begins in PENDING."""
+    kinds = ("quota", "stockout", "slow-start")
+    return any(concerns(fault, job) for fault in faults.active(*kinds))
+
+
+def stockout_message(job: CustomJob) -> str:
+    """Return the sentence with which Vertex AI says that a region has no machines left."""
+    return (
+        f"Resources are insufficient in region: {ResourceName.of(job).location}. Try a different region or use a "
+        "different accelerator."
+    )
+
+
+def provisioning_seconds(fault: Fault) -> float:
+    """Return how long a slow start takes here."""
+    return float(fault.options["minutes"]) * 60 / float(fault.options["factor"])
+
+
+# ------------------------------------------------------------------------------ while it runs
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What happened to a running job.
+
+    Attributes:
+        fault: the fault, as it was before.
+        rank: which replica it hits; all of them end.
+        status: the exit status of that replica.
+    """
+
+    fault: Fault
+    rank: int
+    status: int
+
+
+class Watch:
+    """Looks out for faults of a job that runs, from a thread of its own; a context manager.
+
+    Args:
+        faults: those of the root.
+        job: the job.
+        replicas: the names of its replicas, the primary first.
+        log: what the primary prints; it may hold the words of earlier attempts.
+        kill: ends all processes of the job at once.
+    """
+
+    def __init__(
+        self,
+        faults: Faults,
+        job: CustomJob,
+        replicas: Sequence[str],
+        log: Path,
+        kill: Callable[[], None],
+    ) -> None:
+        self.strike: Strike | None = None
+        self._faults, self._job, self._replicas, self._kill = faults, job, replicas, kill
+        self._log = log
+        self._log_begin = log.stat().st_size if log.exists() else 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name=f"faults-{job.name}")
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        seconds = 0.0
+        while not self._over.wait(LOOK_SECONDS):
+            seconds += LOOK_SECONDS
+            for fault in self._faults.active(*WHILE_RUNNING):
+                if self._is_due(fault, seconds) and self._hit(fault):
+                    return
+
+    def _is_due(self, fault: Fault, seconds: float) -> bool:
+        options = fault.options
+        if not concerns(fault, self._job) or (
+            fault.kind == "preemption" and not is_spot(self._job)
+        ):
+            return False
+        after = options["after"]
+        if options["random"] is not None:
+            chance = random.Random(f"{options['seed']}/{fault.happened}")
+            after = chance.uniform(0, options["random"])
+        return seconds >= after and (options["log"] is None or self._has_printed(options["log"]))
+
+    def _has_printed(self, text: str) -> bool:
+        if not self._log.exists():
+            return False
+        with open(self._log, "rb") as file:
+            file.seek(self._log_begin)
+            return text.encode() in file.read()
+
+    def _hit(self, fault: Fault) -> bool:
+        """Let the fault happen, unless another job took the last of it meanwhile."""
+        name = fault.options.get("replica", self._replicas[0])
+        if name not in self._replicas:
+            return False
+        taken = self._faults.take(lambda each: each.number == fault.number)
+        if taken is None:
+            return False
+        status = int(fault.options.get("status", MEMORY_STATUS))
+        self.strike = Strike(taken, self._replicas.index(name), status)
+        self._kill()
+        return True
+
+
+def memory_message(replica: str) -> str:
+    """Return the sentence with which Vertex AI says that a replica needed too much memory."""
+    return f"The replica {replica} ran out of memory and exited with a non-zero status of 137."

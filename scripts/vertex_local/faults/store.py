@@ -1,0 +1,129 @@
+"""The faults of one root: a small JSON file that the command and the server both read and write."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from vertex_local.config import Root
+from vertex_local.faults import kinds
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that somebody asked for.
+
+    Attributes:
+        number: by which `list` and `clear` know it; from 1.
+        kind: one of `kinds.KINDS`.
+        options: all its options but `times` and `seconds`.
+        left: how often it will still happen; None: without limit.
+        happened: how often it has happened. Slow requests are not counted.
+        until: when it ends by itself, in seconds of Unix time; None: never.
+    """
+
+    number: int
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    left: int | None = None
+    happened: int = 0
+    until: float | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may still happen."""
+        return self.left != 0 and (self.until is None or time.time() < self.until)
+
+    def __str__(self) -> str:
+        told = [f"--{name}={value}" for name, value in self.options.items() if value is not None]
+        return " ".join([self.kind, *told])
+
+
+class Faults:
+    """The faults of one root. Safe to use from several threads and processes."""
+
+    def __init__(self, root: Root) -> None:
+        self._path, self._lock = root.faults, root.faults.with_suffix(".lock")
+        self._kept: tuple[object, list[Fault]] = (None, [])
+
+    def add(self, kind: str, given: Mapping[str, str]) -> Fault:
+        """Add a fault and return it.
+
+        Args:
+            kind: what kind of fault.
+            given: its options as texts; the others have their defaults.
+
+        Raises:
+            LocalModeError: if there is no such kind or option, or a value is not allowed.
+        """
+        options = kinds.read_options(kind, given)
+        times, seconds = options.pop("times", None), options.pop("seconds", None)
+        left = int(times) if times is not None and seconds is None else None
+        until = time.time() + float(seconds) if seconds is not None else None
+        with self._changing() as faults:
+            number = max((each.number for each in faults), default=0) + 1
+            fault = Fault(number, kind, options, left, until=until)
+            faults.append(fault)
+        return fault
+
+    def all(self) -> list[Fault]:
+        """Return every fault, those that are over included. Quick: most often one `stat`."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return []
+        sign = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._kept[0] != sign:
+            self._kept = (sign, self._read())
+        return self._kept[1]
+
+    def active(self, *kind: str) -> list[Fault]:
+        """Return the faults of these kinds that may still happen, oldest first."""
+        return [each for each in self.all() if each.kind in kind and each.is_active]
+
+    def take(self, wanted: Callable[[Fault], bool]) -> Fault | None:
+        """Let the oldest active fault that is wanted happen once, and return it as it was before.
+
+        Counted for all processes together: a fault with one time left happens once.
+        """
+        if not any(each.is_active and wanted(each) for each in self.all()):
+            return None
+        with self._changing() as faults:
+            for place, fault in enumerate(faults):
+                if fault.is_active and wanted(fault):
+                    left = None if fault.left is None else fault.left - 1
+                    faults[place] = replace(fault, left=left, happened=fault.happened + 1)
+                    return fault
+        return None
+
+    def clear(self, number: int | None = None) -> int:
+        """Remove one fault, or all; return how many were removed."""
+        with self._changing() as faults:
+            kept = [each for each in faults if number not in (None, each.number)]
+            removed = len(faults) - len(kept)
+            faults[:] = kept
+        return removed
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[Fault]]:
+        """Give the list to change; afterwards it is written in one step."""
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(self._lock, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            faults = self._read()
+            yield faults
+            partial = self._path.with_suffix(".partial")
+            partial.write_text(json.dumps([asdict(each) for each in faults], indent=1))
+            os.replace(partial, self._path)
+
+    def _read(self) -> list[Fault]:
+        try:
+            return [Fault(**each) for each in json.loads(self._path.read_text())]
+        except (OSError, ValueError, TypeError):  # none, or from another version of local mode
+            return []
