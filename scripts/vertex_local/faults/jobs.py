@@ -120,10 +120,9 @@ def wait_before_start(faults: Faults, job: CustomJob) -> bool:
 
 def stockout_message(job: CustomJob) -> str:
     """Return the sentence with which Vertex AI says that a region has no machines left."""
-    return (
-        f"Resources are insufficient in region: {ResourceName.of(job).location}. Try a different region or use a "
-        "different accelerator."
-    )
+    region = ResourceName.of(job).location
+    advice = "Try a different region or use a different accelerator."
+    return f"Resources are insufficient in region: {region}. {advice}"
 
 
 def provisioning_seconds(fault: Fault) -> float:
