@@ -20,16 +20,17 @@ Graph = dict[str, set[str]]  # a module and what it imports
 # Each row may import from itself and from the rows above it.
 ROWS = (
     ("config", "errors", "imports", "costs", "pip_settings"),
+    ("faults", "faults.kinds", "faults.store", "faults.mounted", "faults.gcs.*"),
     ("server", "server.access"),
     ("storage", "storage.*"),
     ("training", "training.states", "training.names", "training.wire", "training.records"),
-    ("jobs", "jobs.*"),
+    ("jobs", "jobs.*", "faults.jobs"),
     ("training.filters", "training.log_entries", "training.handlers"),
     ("training.routes", "console", "console.*"),
     ("server.*",),
     ("kernel", "kernel.*", "sandbox"),
     ("notebooks", "notebooks.*", "testing"),
-    ("report", "doctor", "cli", "__main__"),
+    ("report", "doctor", "faults.commands", "cli", "__main__"),
 )
 OURS = ("vertex_local", "lesson", "train_nn", "workshop")
 

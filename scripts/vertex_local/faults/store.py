@@ -49,7 +49,8 @@ class Faults:
     """The faults of one root. Safe to use from several threads and processes."""
 
     def __init__(self, root: Root) -> None:
-        self._path, self._lock = root.faults, root.faults.with_suffix(".lock")
+        self._path = root.faults
+        self._lock = root.faults.with_name(f"{root.faults.name}.lock")
         self._kept: tuple[object, list[Fault]] = (None, [])
 
     def add(self, kind: str, given: Mapping[str, str]) -> Fault:
@@ -118,7 +119,7 @@ class Faults:
             fcntl.flock(lock, fcntl.LOCK_EX)
             faults = self._read()
             yield faults
-            partial = self._path.with_suffix(".partial")
+            partial = self._path.with_name(f"{self._path.name}.partial")
             partial.write_text(json.dumps([asdict(each) for each in faults], indent=1))
             os.replace(partial, self._path)
 
