@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def up(root: Root, args: argparse.Namespace) -> int:
     print(f"  training API   {record.api_url}")
     print(f"  Cloud Storage  {record.storage_url}")
     print(f"  files          {root.path}")
+    print(f"  page           {daemon.page_link(record)} (works once)")
     return 0
 
 
@@ -71,12 +73,35 @@ def status(root: Root, _args: argparse.Namespace) -> int:
     record = daemon.find(root)
     where = f"running (process {record.pid}, {record.api_url})" if record else "not running"
     print(f"Local mode for {root.path}: {where}")
+    if record:
+        print(f"Page (the link works once): {daemon.page_link(record)}")
     if root.database.is_file():
-        from vertex_local.report import print_buckets, print_jobs
+        from vertex_local.report import print_buckets, print_budget, print_jobs
 
         print_buckets(root)
         print_jobs(root)
+        if root.budget.is_file():
+            print_budget(root)
     return 0 if record else 3
+
+
+def budget(root: Root, args: argparse.Namespace) -> int:
+    """Show, set or remove the limit for what all jobs of this root would cost on Vertex AI."""
+    from vertex_local.budget import Budget
+    from vertex_local.report import print_budget
+
+    if args.usd == "off":
+        root.budget.unlink(missing_ok=True)
+    elif args.usd is not None or args.minutes is not None:
+        now = Budget.read(root)
+        if now is None and args.usd is None:
+            raise LocalModeError("There is no budget yet: `vertex-local budget AMOUNT` sets one.")
+        now = now or Budget(0)
+        usd = now.usd if args.usd is None else Budget.amount(args.usd)
+        minutes = now.minutes if args.minutes is None else Budget.amount(args.minutes)
+        replace(now, usd=usd, minutes=minutes).write(root)
+    print_budget(root)
+    return 0
 
 
 def env(root: Root, _args: argparse.Namespace) -> int:
@@ -135,7 +160,7 @@ def reset(root: Root, args: argparse.Namespace) -> int:
     daemon.stop(root)
     for path in (root.buckets, root.uploads, root.jobs):
         shutil.rmtree(path, ignore_errors=True)
-    for kept in (root.database, root.metadata, root.faults):
+    for kept in (root.database, root.metadata, root.faults, root.budget):
         for path in root.path.glob(f"{kept.name}*"):
             path.unlink()
     print(f"Deleted all buckets and jobs in {root.path}.")
@@ -201,6 +226,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     installing.set_defaults(command=kernel_install)
     fault_commands.add_parser(commands)
+    limiting = add("budget", budget)
+    limiting.add_argument("usd", nargs="?", metavar="USD", help="US dollars, or `off`")
+    limiting.add_argument(
+        "--minutes", help="how long a job without a timeout is assumed to run (default: 10)"
+    )
     resetting = add("reset", reset)
     resetting.add_argument("--yes", action="store_true", help="really delete")
     add("doctor", doctor)

@@ -75,6 +75,11 @@ class Root:
         return self.path / "images.json"
 
     @property
+    def budget(self) -> Path:
+        """JSON file with the limit of what jobs may cost; absent if there is none."""
+        return self.path / "budget.json"
+
+    @property
     def faults(self) -> Path:
         """JSON file with what is to go wrong on purpose; absent if nothing is."""
         return self.path / "faults.json"

@@ -146,7 +146,7 @@ def gcs(root: Root) -> Iterator[str]:
         return
     if obstacle := mount.obstacle(root.buckets):
         yield (
-            f"no {mount.MOUNT} in cells and jobs ({obstacle}). {mount.FALLBACK} "
+            f"no {mount.MOUNT} in cells and jobs ({obstacle}). {mount.IN_WORDS} "
             f"To have one for every program: {mount.advice(root.buckets)}."
         )
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.cloud.aiplatform_v1.types import CustomJob
 
 from vertex_local import costs
+from vertex_local.budget import Budget
 from vertex_local.config import Root
 from vertex_local.jobs import log
 from vertex_local.training import states
@@ -39,6 +40,24 @@ def print_jobs(root: Root) -> None:
         print(f"    On Vertex AI: {' '.join(costs.of_job(job).lines)}")
     if jobs:
         print(f"On Vertex AI: {costs.total(map(costs.of_job, jobs))}")
+
+
+def print_budget(root: Root) -> None:
+    """Print the root's own limit of costs, and what is left of it."""
+    budget = Budget.read(root)
+    if budget is None:
+        print("Budget: none. `vertex-local budget 5` lets jobs here cost $5 in all.")
+        return
+    spent = 0.0
+    if root.database.is_file():
+        records = Records(root.database)
+        spent = budget.spent(records.jobs())
+        records.close()
+    left = max(0.0, budget.usd - spent)
+    print(
+        f"Budget: {costs.money(left)} left of {costs.money(budget.usd)} (local mode's own limit; "
+        f"a job without a timeout counts {budget.minutes:g} min before it has ended)"
+    )
 
 
 def _start(job: CustomJob) -> str:

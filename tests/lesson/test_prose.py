@@ -7,7 +7,6 @@ mode's tables, which carry the facts about Vertex AI with their sources.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import re
 import subprocess
@@ -144,21 +143,17 @@ def test_files_exist(texts: dict[Path, str], repo: Path) -> None:
 
 
 def options_of(repo: Path) -> set[str]:
-    """Every option that the project's own programs define."""
-    source = "".join(path.read_text() for path in (repo / "scripts").rglob("*.py"))
-    defined = set(re.findall(r"[\"'](--[a-z][\w-]*)[\"'=]", source))
-    trainer = [sys.executable, str(repo / "scripts" / "train_nn.py"), "--help"]  # composes some
-    shown = subprocess.run(trainer, capture_output=True, text=True).stdout
-    return defined | set(OPTION.findall(shown)) | set(options_below(cli._parser()))
-
-
-def options_below(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the options of a parser and of its commands."""
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                yield from options_below(command)
+    """Every option that the project's own programs print in their help."""
+    found: set[str] = set()
+    for script in ("train_nn.py", "workshop.py", "maintainers/benchmark.py"):
+        command = [sys.executable, str(repo / "scripts" / script), "--help"]
+        found |= set(OPTION.findall(subprocess.run(command, capture_output=True, text=True).stdout))
+    source = "".join(
+        path.read_text()
+        for path in [*(repo / "scripts").glob("*.py"), *(repo / "scripts").glob("maintainers/*.py")]
+    )
+    source += Path(cli.__file__).read_text()
+    return found | set(re.findall(r"[\"'](--[a-z][\w-]*)[\"']", source))
 
 
 def test_options_exist(texts: dict[Path, str], repo: Path) -> None:
@@ -194,6 +189,16 @@ def test_pictures_have_a_text_for_those_who_do_not_see_them(texts: dict[Path, st
         for picture in re.findall(r"<img [^>]*>", text):
             assert re.search(r'alt="[^"]{40,}"', picture), f"{path.name}: {picture}"
         assert "![](" not in text, path.name
+
+
+def test_the_glossary_has_ten_words_in_order(texts: dict[Path, str]) -> None:
+    text = next(text for path, text in texts.items() if path.name.startswith("06-"))
+    glossary = text.partition("## Glossary")[2].partition("\n## ")[0]
+    words = re.findall(r"^\| ([\w -]+) \| .+ \|$", glossary, re.MULTILINE)[1:]
+    assert len(words) == 10
+    assert words == sorted(words)
+    body = text.partition("## Glossary")[0].lower()
+    assert [word for word in words if word.rpartition(" ")[2].rstrip("s") not in body] == []
 
 
 def test_no_address_is_a_placeholder(texts: dict[Path, str]) -> None:

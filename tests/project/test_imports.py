@@ -24,6 +24,7 @@ ROWS = (
     ("server", "server.access"),
     ("storage", "storage.*"),
     ("training", "training.states", "training.names", "training.wire", "training.records"),
+    ("budget",),
     ("jobs", "jobs.*", "faults.jobs"),
     ("training.filters", "training.log_entries", "training.handlers"),
     ("training.routes", "console", "console.*"),

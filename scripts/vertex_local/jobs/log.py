@@ -75,7 +75,7 @@ class ServiceLog:
                 file.write(f"{stamp} [{task}] {' '.join(text.splitlines())}\n")
 
 
-def service_lines(folder: Path) -> list[Line]:
+def said(folder: Path) -> list[Line]:
     """Return what the service said about the job in `folder`."""
     log = folder / SERVICE_LOG
     text = log.read_text(errors="replace") if log.is_file() else ""
@@ -92,9 +92,7 @@ def service_lines(folder: Path) -> list[Line]:
 
 def warnings(root: Root, job_id: str) -> list[str]:
     """Return the warnings in a job's service log."""
-    return [
-        line.text for line in service_lines(root.jobs / job_id) if line.text.startswith(WARNING)
-    ]
+    return [line.text for line in said(root.jobs / job_id) if line.text.startswith(WARNING)]
 
 
 def log_path(folder: Path, replica: Replica) -> Path:

@@ -65,15 +65,15 @@ class Replica:
 
 def replicas_of(spec: CustomJobSpec) -> list[Replica]:
     """Return the replicas of a job, the primary first, each with a port that is free now."""
-    positions = [
+    places = [
         (number, index, pool)
         for number, pool in enumerate(spec.worker_pool_specs)
         for index in range(pool.replica_count)
     ]
-    ports = _free_ports(len(positions))
+    ports = _free_ports(len(places))
     return [
         Replica(number, index, rank, ports[rank], pool)
-        for rank, (number, index, pool) in enumerate(positions)
+        for rank, (number, index, pool) in enumerate(places)
     ]
 
 

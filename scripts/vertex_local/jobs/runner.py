@@ -205,7 +205,7 @@ class Runner:
             service_log(f"{log.NOTE} no effect here: {', '.join(names)}")
         if obstacle := mount.obstacle(self.root.buckets):
             reason = f"there is no {mount.MOUNT} on this machine ({obstacle})"
-            service_log(f"{log.NOTE} {reason}. {mount.FALLBACK}")
+            service_log(f"{log.NOTE} {reason}. {mount.IN_WORDS}")
         service_log(*log.SETTING_UP)
         workspace = prepare(
             self.root,
@@ -296,12 +296,12 @@ class Runner:
     ) -> Iterator[list[Process]]:
         """Start processes for a job; after the context, they and their children are gone."""
         processes: list[Process] = []
-        with ExitStack() as watched:
+        with ExitStack() as guarded:
             try:
                 for launch in launches:
                     process = launch()
                     processes.append(process)
-                    watched.enter_context(self._reaper.watching(process.pid))
+                    guarded.enter_context(self._reaper.watching(process.pid))
                 with self._lock:
                     active = self._active[job.name]
                     active.processes = processes

@@ -14,6 +14,7 @@ from typing import Any
 from vertex_local import config
 from vertex_local.config import LocalModeError, Root
 from vertex_local.jobs import log
+from vertex_local.kernel import pages
 from vertex_local.kernel.clients import configure_clients
 from vertex_local.server import daemon
 from vertex_local.storage import mount
@@ -35,6 +36,7 @@ def main() -> None:
         refuse_cells(app.shell, str(err))
     else:
         app.shell.events.register("pre_run_cell", lambda _info: revive(root))
+        pages.install(root)
         warnings = JobWarnings(root)
         app.shell.events.register("post_run_cell", lambda _result: warnings.show())
     app.start()
@@ -47,9 +49,9 @@ def start_again_with_gcs(root: Root) -> None:
     """
     with suppress(LocalModeError):  # said in each cell later
         root.create()
-        if launcher := mount.prefix(root.buckets):
+        if words := mount.prefix(root.buckets):
             kernel = [sys.executable, "-m", "vertex_local.kernel", *sys.argv[1:]]
-            os.execv(launcher[0], [*launcher, *kernel])
+            os.execv(words[0], [*words, *kernel])
 
 
 def revive(root: Root) -> None:
@@ -72,7 +74,7 @@ class JobWarnings:
     def show(self) -> None:
         """Print the warnings of jobs that were started since the last call."""
         for folder in self._folders():
-            said = [] if folder in self._seen else [line.text for line in log.service_lines(folder)]
+            said = [] if folder in self._seen else [line.text for line in log.said(folder)]
             if log.RUNNING in said:  # warnings come before that
                 self._seen.add(folder)
                 for text in said:

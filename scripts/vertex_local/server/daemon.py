@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -44,10 +45,31 @@ def _answers(record: ServerRecord) -> bool:
         return False
 
 
-def ask(url: str, seconds: float) -> Any:
+def ask(url: str | urllib.request.Request, seconds: float) -> Any:
     """Open a URL of local mode, past any proxy that the environment names."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     return opener.open(url, timeout=seconds)
+
+
+def page_link(record: ServerRecord, page: str = "") -> str:
+    """Return an address of the server's page for people, which works once.
+
+    Args:
+        record: the server.
+        page: which page, such as `jobs/123`; "" for the list of jobs.
+
+    Raises:
+        LocalModeError: if the server does not answer.
+    """
+    url = f"{record.api_url}/console-link?{urllib.parse.urlencode({'page': page})}"
+    headers = {"Authorization": f"Bearer {record.token}"}
+    try:
+        with ask(urllib.request.Request(url, b"", headers), 5) as response:
+            return str(response.read().decode())
+    except OSError as err:
+        raise LocalModeError(
+            f"Local mode's server does not give a link to its page: {err}"
+        ) from err
 
 
 def start(root: Root, api_port: int = 0, storage_port: int = 0) -> ServerRecord:

@@ -11,6 +11,9 @@ import anyio.to_thread
 import uvicorn
 
 from vertex_local.config import Root, ServerRecord
+from vertex_local.console import routes as console
+from vertex_local.console.gate import Session
+from vertex_local.console.routes import Console
 from vertex_local.jobs import runner
 from vertex_local.jobs.runner import Runner
 from vertex_local.server import ports
@@ -48,8 +51,14 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
             os.getpid(), ports.url(api), ports.url(storage), secrets.token_urlsafe(32)
         )
         jobs = Runner(root, records, buckets.read, record.storage_url)
-        app = application(Service(records, jobs), record.token)
-        server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off"), records)
+        service = Service(records, jobs)
+        session = Session(record.api_url)
+        app = application(service, record.token)
+        app.router.routes.append(console.new_link(session))
+        page = Console(service, buckets.objects, session, ports.number(api))
+        server = _Server(
+            uvicorn.Config(console.beside(page, app), log_level="warning", lifespan="off"), records
+        )
         # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:

@@ -70,7 +70,7 @@ class Objects:
         self._folders = listing.Folders()
         self._last_generation = 0
         self._tree = Tree(root.buckets, self.incoming)
-        self._metadata = _open_metadata(root.metadata)
+        self._metadata = _open_records(root.metadata)
 
     def close(self) -> None:
         """Close the metadata; no method may be called afterwards."""
@@ -438,7 +438,7 @@ def _new_bucket(created: str) -> Resource:
     }
 
 
-def _open_metadata(path: Path) -> Metadata:
+def _open_records(path: Path) -> Metadata:
     import sqlite3
 
     try:

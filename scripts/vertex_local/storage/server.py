@@ -30,9 +30,9 @@ class Buckets:
     """
 
     def __init__(self, root: Root, listener: socket.socket) -> None:
-        self._objects = Objects(root)
+        self.objects = Objects(root)
         config = uvicorn.Config(
-            application(self._objects, Faults(root)),
+            application(self.objects, Faults(root)),
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -47,7 +47,7 @@ class Buckets:
         """Return the bytes of a `gs://` object; raise FileNotFoundError if there is none."""
         bucket, _, name = uri.removeprefix("gs://").partition("/")
         try:
-            file, _ = self._objects.open(bucket, name)
+            file, _ = self.objects.open(bucket, name)
         except StorageError:
             raise FileNotFoundError(f"there is no object {uri}") from None
         with file:
@@ -63,4 +63,4 @@ class Buckets:
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join()
-        self._objects.close()
+        self.objects.close()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from google.cloud.aiplatform_v1.types import CustomJob, TrainingPipeline
 
-from vertex_local import config
+from vertex_local import budget, config
 from vertex_local.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -34,6 +35,7 @@ class Service:
 
     records: Records
     runner: Runner
+    creating: threading.Lock = field(default_factory=threading.Lock)
     answered: dict[str, float] = field(default_factory=dict)  # when each was last asked for
 
 
@@ -53,7 +55,7 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
     )
     pipeline.name = str(location.new("trainingPipelines"))
     job_faults.refuse(service.runner.faults, job, in_pipeline=True)
-    service.records.add(job, pipeline)
+    _keep(service, job, pipeline)
     service.runner.start(job)
     return pipeline
 
@@ -65,9 +67,17 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
     options.check(job, job.job_spec)
     job.name = str(location.new("customJobs"))
     job_faults.refuse(service.runner.faults, job, in_pipeline=False)
-    service.records.add(job)
+    _keep(service, job)
     service.runner.start(job)
     return job
+
+
+def _keep(service: Service, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
+    """Keep a new job, unless the root has a budget and too little of it is left."""
+    with service.creating:  # two jobs at the same time must not both spend what is left
+        if limit := budget.Budget.read(service.runner.root):
+            limit.check(job, service.records.jobs())
+        service.records.add(job, pipeline)
 
 
 def get(service: Service, name: str) -> Resource:
@@ -114,6 +124,8 @@ def delete(service: Service, name: str) -> dict[str, Any]:
         raise FailedPrecondition(
             f"The resource {parsed} is still {resource.state.name}; cancel it."
         )
+    if isinstance(resource, CustomJob):
+        budget.forget(service.runner.root, resource)
     service.records.delete(str(parsed))
     return wire.finished_operation(str(parsed.new("operations")))
 

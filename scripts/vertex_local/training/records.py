@@ -115,6 +115,30 @@ class Records:
             ).fetchall()
         return [job for row in rows if isinstance(job := _load(*row), CustomJob)]
 
+    def job_messages(self) -> list[bytes]:
+        """Return the custom jobs of every region as they are stored, newest first."""
+        with self._changed:
+            rows = self._db.execute(
+                "SELECT message FROM resources WHERE parent LIKE '%/customJobs' "
+                "ORDER BY number DESC"
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def job_with_id(self, number: str) -> CustomJob | None:
+        """Return the custom job with this id, or that of the training pipeline with this id."""
+        if not number.isdigit():
+            return None
+        query = "SELECT message FROM resources WHERE name LIKE ? OR pipeline LIKE ?"
+        with self._changed:
+            row = self._row(query, f"%/customJobs/{number}", f"%/trainingPipelines/{number}")
+        return CustomJob.deserialize(row[0]) if row else None
+
+    def pipeline_of(self, job_name: str) -> str:
+        """Return the name of the training pipeline that a custom job backs; "" if none."""
+        with self._changed:
+            row = self._row("SELECT pipeline FROM resources WHERE name = ?", job_name)
+        return str(row[0] or "") if row else ""
+
     def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
         """Move a custom job, and the pipeline that it backs, to another state.
 
@@ -183,8 +207,8 @@ class Records:
             self._changed.wait_for(answer, timeout=seconds)
             return self.get(name)
 
-    def _row(self, query: str, value: str) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = self._db.execute(query, (value,)).fetchone()
+    def _row(self, query: str, *values: str) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
         return row or ()
 
 

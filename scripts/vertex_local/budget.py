@@ -1,0 +1,132 @@
+"""A limit for what the jobs of a root would cost on Vertex AI. It is local mode's own idea.
+
+An instructor sets it; a job whose estimate would exceed what is left is refused before it starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+
+from google.cloud.aiplatform_v1.types import CustomJob
+
+from vertex_local import costs
+from vertex_local.config import LocalModeError, Root
+from vertex_local.errors import FailedPrecondition
+from vertex_local.training import states
+
+MINUTES = 10.0  # how long a job is assumed to run if it has no timeout
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent.
+
+    Attributes:
+        usd: the limit, in US dollars.
+        minutes: how long a job without a timeout is assumed to run.
+        deleted_usd: what jobs cost whose records were deleted since.
+    """
+
+    usd: float
+    minutes: float = MINUTES
+    deleted_usd: float = 0.0
+
+    @classmethod
+    def read(cls, root: Root) -> Budget | None:
+        """Return the budget of a root, or None if it has none."""
+        try:
+            return cls(**json.loads(root.budget.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as err:
+            raise LocalModeError(
+                f"{root.budget} is damaged ({err}). Set the budget again: `vertex-local budget 5`."
+            ) from err
+
+    @staticmethod
+    def amount(text: str) -> float:
+        """Return the number of US dollars (or minutes) that a text stands for.
+
+        Raises:
+            LocalModeError: if it is none, or negative.
+        """
+        try:
+            value = float(text.strip().removeprefix("$"))
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < math.inf:
+            raise LocalModeError(f"A budget is a number of 0 or more, such as 5, not {text!r}.")
+        return value
+
+    def write(self, root: Root) -> None:
+        """Keep it, in one step."""
+        root.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = root.budget.with_name(f"{root.budget.name}.partial")
+        partial.write_text(json.dumps(asdict(self)))
+        os.replace(partial, root.budget)
+
+    def spent(self, jobs: Iterable[CustomJob]) -> float:
+        """Return what jobs have cost; active ones count with their estimate, if that is more."""
+        return self.deleted_usd + sum(map(self.cost, jobs))
+
+    def cost(self, job: CustomJob) -> float:
+        """Return what a job has cost, or for an active one what it is expected to cost."""
+        if states.is_final(job.state):
+            return _final_cost(CustomJob.serialize(job))
+        return max(costs.of_job(job).usd or 0.0, self.expected(job) or 0.0)
+
+    def expected(self, job: CustomJob) -> float | None:
+        """Return what a whole job is expected to cost; None if a price is not known."""
+        per_hour = costs.of_job(job).usd_per_hour
+        minutes = self.expected_minutes(job) + costs.PROVISIONING_MINUTES
+        return None if per_hour is None else per_hour * minutes / 60
+
+    def expected_minutes(self, job: CustomJob) -> float:
+        """Return how long a job may run: its timeout, if it has one."""
+        timeout = job.job_spec.scheduling.timeout
+        return float(timeout.total_seconds()) / 60 if timeout else self.minutes
+
+    def check(self, job: CustomJob, jobs: Iterable[CustomJob]) -> None:
+        """Refuse a job for which too little is left.
+
+        Args:
+            job: what somebody wants to start.
+            jobs: all jobs of the root so far.
+
+        Raises:
+            FailedPrecondition: with the sum and the reason, and that it is local mode's.
+        """
+        expected = self.expected(job)
+        if expected is None:
+            raise FailedPrecondition(
+                f"Local mode's budget of {costs.money(self.usd)}, which Vertex AI does not have, "
+                f"cannot be kept: {costs.of_job(job).problem} `vertex-local budget off` removes it."
+            )
+        left = self.usd - self.spent(jobs)
+        if expected > left:
+            raise FailedPrecondition(
+                f"Local mode's budget, which Vertex AI does not have, is too small for this job: "
+                f"{costs.of_job(job).what} for {self.expected_minutes(job):g} min and "
+                f"{costs.PROVISIONING_MINUTES:g} min of provisioning would cost about "
+                f"{costs.money(expected)}, and of {costs.money(self.usd)} there are "
+                f"{costs.money(max(0.0, left))} left. A smaller machine or a shorter timeout may "
+                "fit; `vertex-local budget` shows and changes the limit."
+            )
+
+
+@functools.lru_cache(maxsize=5000)
+def _final_cost(message: bytes) -> float:
+    """Return what a job has cost that has ended: looking up prices takes a millisecond."""
+    return costs.of_job(CustomJob.deserialize(message)).usd or 0.0
+
+
+def forget(root: Root, job: CustomJob) -> None:
+    """Remember what a job cost whose record is about to be deleted."""
+    if budget := Budget.read(root):
+        deleted = budget.deleted_usd + (costs.of_job(job).usd or 0.0)
+        replace(budget, deleted_usd=deleted).write(root)

@@ -1,0 +1,108 @@
+"""What the page shows of buckets: folders, objects, and the beginning of an object's content."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+
+from vertex_local.storage import listing
+from vertex_local.storage.errors import NotFound, StorageError
+from vertex_local.storage.objects import Objects
+
+PREVIEW_BYTES = 64 * 1024
+TABLE_ROWS, TABLE_COLUMNS = 50, 30
+IMAGES = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif"}
+PAGE = 200
+CURVE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object: its name, its size in bytes, and when it changed."""
+
+    name: str
+    size: int
+    updated: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One page of what lies below a prefix."""
+
+    entries: list[Entry]
+    folders: list[str]
+    token: str
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The beginning of an object's content: text, a table, or the type of an image."""
+
+    text: str = ""
+    table: tuple[tuple[str, ...], ...] = ()
+    image: str = ""
+    is_whole: bool = True
+
+
+def folder(
+    objects: Objects, bucket: str, prefix: str, token: str = "", delimiter: str = "/"
+) -> Folder:
+    """Return what lies below a prefix; without a delimiter, everything below it."""
+    resume = listing.read_token(token) if token else ""
+    query = listing.Query(prefix=prefix, delimiter=delimiter, limit=PAGE, resume=resume)
+    found, page = objects.list(bucket, query)
+    entries = [
+        Entry(name, int(resource["size"]), str(resource["updated"])) for name, resource in found
+    ]
+    return Folder(entries, list(page.prefixes), page.token)
+
+
+def below(objects: Objects, uri: str) -> list[Entry]:
+    """Return the objects of a run's folder; none if there is no such bucket."""
+    bucket, _, prefix = uri.removeprefix("gs://").partition("/")
+    try:
+        found = folder(objects, bucket, f"{prefix}/" if prefix else "", delimiter="")
+    except StorageError:
+        return []
+    return found.entries
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return bucket and name of a `gs://` address."""
+    bucket, _, name = uri.removeprefix("gs://").partition("/")
+    return bucket, name
+
+
+def head(objects: Objects, bucket: str, name: str, limit: int) -> bytes:
+    """Return the first bytes of an object; none if there is no such object."""
+    try:
+        file, _ = objects.open(bucket, name)
+    except NotFound:
+        return b""
+    with file:
+        return file.read(limit)
+
+
+def preview(data: bytes, name: str, is_whole: bool) -> Preview:
+    """Return what to show of an object's first bytes; nothing for what is no text.
+
+    An SVG is shown as text: as a drawing it may hold script.
+    """
+    suffix = name.rpartition(".")[2].lower()
+    if image := IMAGES.get(suffix):
+        return Preview(image=image)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as err:
+        if is_whole or err.start < len(data) - 4:  # else only the last letter is cut
+            return Preview()
+        text = data[: err.start].decode()
+    if "\0" in text:
+        return Preview()
+    if suffix == "csv":
+        rows = list(csv.reader(io.StringIO(text)))
+        cut = len(rows) > TABLE_ROWS or not is_whole
+        table = tuple(tuple(row[:TABLE_COLUMNS]) for row in rows[:TABLE_ROWS])
+        return Preview(table=table, is_whole=not cut)
+    return Preview(text=text, is_whole=is_whole)

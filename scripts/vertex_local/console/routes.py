@@ -1,0 +1,418 @@
+"""Which address of the page shows what, and which form changes what."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import jinja2
+from google.cloud.aiplatform_v1.types import CustomJob
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from vertex_local import costs
+from vertex_local.budget import Budget
+from vertex_local.config import LocalModeError
+from vertex_local.console import curve, files, gate, logs, views
+from vertex_local.console.gate import Session
+from vertex_local.faults.kinds import KINDS
+from vertex_local.storage.digest import pieces
+from vertex_local.storage.errors import StorageError
+from vertex_local.storage.objects import Objects
+from vertex_local.training.handlers import Service
+from vertex_local.training.names import ResourceName
+
+HERE = Path(__file__).parent
+START = "/console/"
+MAX_FORM_BYTES = 64 * 1024
+TAIL_LINES = 200
+# What the content of a bucket's object may do in a browser: nothing.
+RAW_HEADERS = {
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+View = Callable[["Console", Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Console:
+    """What the page works on.
+
+    Attributes:
+        service: jobs and their runner.
+        objects: the buckets.
+        session: who may see it.
+        port: the TCP port on which it answers.
+    """
+
+    service: Service
+    objects: Objects
+    session: Session
+    port: int
+
+    def at(self, path: str = "", **query: object) -> str:
+        """Return the address of a part of the page."""
+        told = {key: value for key, value in query.items() if value not in ("", None)}
+        return f"{self.session.prefix}/{quote(path)}" + (f"?{urlencode(told)}" if told else "")
+
+    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+        """Return a page. Whatever is put into it is text, never markup."""
+        made = TEMPLATES.get_template(template).render(at=self.at, **values)
+        return HTMLResponse(made, status)
+
+
+def _templates() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"moment": views.ago, "duration": views.duration, "size": views.size}
+    made.filters["money"] = costs.money
+    return made
+
+
+TEMPLATES = _templates()
+
+
+def beside(console: Console, others: ASGIApp) -> ASGIApp:
+    """Return an application that answers for the page, and gives everything else to another."""
+    page = application(console)
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and scope["path"].startswith(START)
+        await (page if is_page else others)(scope, receive, send)
+
+    return choose
+
+
+def application(console: Console) -> ASGIApp:
+    """Return the page as a web application, behind its gate."""
+    routes = [
+        Route("/", partial(_view, console, jobs)),
+        Route("/enter/{code}/{path:path}", partial(_view, console, enter)),
+        Route("/static/{name}", partial(_view, console, static)),
+        Route("/jobs/{id}", partial(_view, console, job)),
+        Route("/jobs/{id}/log/{name}", partial(_view, console, log)),
+        Route("/jobs/{id}/cancel", partial(_view, console, cancel), methods=["POST"]),
+        Route("/jobs/{id}/preempt", partial(_view, console, preempt), methods=["POST"]),
+        Route("/buckets", partial(_view, console, buckets)),
+        Route("/folder", partial(_view, console, folder)),
+        Route("/object", partial(_view, console, show_object)),
+        Route("/raw", partial(_view, console, raw)),
+        Route("/faults", partial(_view, console, faults)),
+        Route("/faults/add", partial(_view, console, add_fault), methods=["POST"]),
+        Route("/faults/clear", partial(_view, console, clear_faults), methods=["POST"]),
+        Route("/budget", partial(_view, console, set_budget), methods=["POST"]),
+    ]
+    app = Starlette(
+        routes=[Mount(console.session.prefix, routes=routes)],
+        exception_handlers={
+            HTTPException: partial(_problem, console),
+            StorageError: partial(_problem, console),
+            LocalModeError: partial(_problem, console),
+        },
+    )
+    return _Guard(app, console)
+
+
+class _Guard:
+    """ASGI middleware: nobody but the owner's browser gets further than the entrance."""
+
+    def __init__(self, app: ASGIApp, console: Console) -> None:
+        self._app, self._console = app, console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.lower().encode(), value.encode())
+                        for name, value in gate.HEADERS.items()
+                        if name.lower().encode() not in names
+                    ),
+                ]
+            await send(message)
+
+        request = Request(scope)
+        answer = self._refused(request)
+        await (answer or self._app)(scope, receive, guarded)
+
+    def _refused(self, request: Request) -> Response | None:
+        console, headers = self._console, request.headers
+        if reason := gate.refusal(request.method, headers, console.port):
+            return console.page("closed.html", 403, reason=reason)
+        prefix = console.session.prefix
+        if not request.url.path.startswith(f"{prefix}/"):
+            reason = "This address is of a server that has ended."
+            return console.page("closed.html", 404, reason=reason)
+        entrance = request.url.path.startswith((f"{prefix}/enter/", f"{prefix}/static/"))
+        if entrance or console.session.has_entered(headers):
+            return None
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            # A browser that follows a link from another site withholds the cookie once.
+            return console.page("enter.html", target=_own_address(request))
+        return console.page("closed.html", 403, reason="This browser has not opened a link yet.")
+
+
+def _own_address(request: Request) -> str:
+    query = request.url.query
+    return quote(request.url.path) + (f"?{query}" if query else "")
+
+
+async def _view(console: Console, view: View, request: Request) -> Response:
+    return await view(console, request)
+
+
+async def _problem(console: Console, _request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", None) or int(getattr(error, "http", 400))
+    text = str(getattr(error, "detail", "") or error)
+    return console.page("problem.html", status, text=text)
+
+
+# ------------------------------------------------------------------------------ entrance
+
+
+async def enter(console: Console, request: Request) -> Response:
+    """Give the browser the cookie if the link was not used before; go on in either case.
+
+    The step in between is needed: a browser that comes from another site would not send the cookie
+    with a redirected request.
+    """
+    target = console.at(request.path_params["path"])
+    answer = console.page("enter.html", target=target)
+    if console.session.redeem(request.path_params["code"]):
+        answer.headers["Set-Cookie"] = console.session.set_cookie
+    return answer
+
+
+def new_link(session: Session) -> Route:
+    """Return the route by which somebody with the token gets a link to the page."""
+
+    async def link(request: Request) -> Response:
+        return PlainTextResponse(session.link(request.query_params.get("page", "")))
+
+    return Route("/console-link", link, methods=["POST"])
+
+
+async def static(_console: Console, request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in ("style.css", "live.js", "icon.svg"):
+        raise HTTPException(404)
+    return FileResponse(HERE / "static" / name)
+
+
+# ------------------------------------------------------------------------------ jobs
+
+
+async def jobs(console: Console, request: Request) -> Response:
+    query = request.query_params
+    told = {name: query.get(name, "") for name in ("state", "text", "owner")}
+    page = query.get("page", "0")
+    number = _number(page) or 0
+    found = await run_in_threadpool(
+        views.listing, console.service.records, told["state"], told["text"], told["owner"], number
+    )
+    return console.page(
+        "jobs.html",
+        found=found,
+        told=told,
+        number=number,
+        per_page=views.PAGE,
+        budget=await run_in_threadpool(_budget, console),
+    )
+
+
+def _job(console: Console, request: Request) -> CustomJob:
+    found = console.service.records.job_with_id(request.path_params["id"])
+    if found is None:
+        raise HTTPException(404, f"There is no job {request.path_params['id']}.")
+    return found
+
+
+async def job(console: Console, request: Request) -> Response:
+    found = _job(console, request)
+    return await run_in_threadpool(_job_page, console, found)
+
+
+def _job_page(console: Console, found: CustomJob) -> Response:
+    shown = views.job_of(console.service.records, console.service.runner.root, found)
+    runs = [(uri, files.below(console.objects, uri)) for uri in shown.folders]
+    tails = [(each, logs.part(each.path)) for each in shown.logs]
+    return console.page(
+        "job.html",
+        job=shown,
+        runs=runs,
+        split=files.split,
+        tails=tails,
+        tail_lines=TAIL_LINES,
+        drawn=_curve(console, shown.folders),
+        drawing=curve,
+    )
+
+
+def _curve(console: Console, folders: list[str]) -> curve.Curve | None:
+    for uri in folders:
+        for below in ("eval_history.csv", "model/eval_history.csv"):
+            bucket, prefix = files.split(f"{uri}/")
+            data = _head(console, bucket, prefix + below, files.CURVE_BYTES)
+            if data and (drawn := curve.draw(data.decode(errors="replace"))):
+                return drawn
+    return None
+
+
+def _head(console: Console, bucket: str, name: str, limit: int) -> bytes:
+    try:
+        return files.head(console.objects, bucket, name, limit)
+    except StorageError:
+        return b""
+
+
+def _number(text: str) -> int | None:
+    """Return a whole number from an address; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+async def log(console: Console, request: Request) -> Response:
+    found = _job(console, request)
+    name = request.path_params["name"]
+    kept = views.logs_of(console.service.runner.root, found)
+    chosen = [each for each in kept if each.name == name]
+    if not chosen:
+        raise HTTPException(404, f"This job has no log {name}.")
+    text, start = request.query_params.get("text", ""), request.query_params.get("from", "")
+    begin = _number(start)
+    path = chosen[0].path
+    look = partial(logs.search, path, text) if text else partial(logs.part, path, begin)
+    part = await run_in_threadpool(look)
+    row = views.row_of(found)
+    return console.page(
+        "log.html", row=row, log=chosen[0], part=part, text=text, at_end=begin is None and not text
+    )
+
+
+async def cancel(console: Console, request: Request) -> Response:
+    found = _job(console, request)
+    await run_in_threadpool(console.service.runner.cancel, found.name)
+    return _see(console, f"jobs/{request.path_params['id']}")
+
+
+async def preempt(console: Console, request: Request) -> Response:
+    """Take a Spot machine away now."""
+    number = ResourceName.of(_job(console, request)).id
+    console.service.runner.faults.add("preemption", {"job": number})
+    return _see(console, f"jobs/{number}")
+
+
+def _see(console: Console, path: str) -> Response:
+    return Response(status_code=303, headers={"Location": console.at(path)})
+
+
+# ------------------------------------------------------------------------------ buckets
+
+
+async def buckets(console: Console, _request: Request) -> Response:
+    names = await run_in_threadpool(console.objects.buckets)
+    return console.page("buckets.html", names=names)
+
+
+async def folder(console: Console, request: Request) -> Response:
+    query = request.query_params
+    bucket, prefix = query.get("bucket", ""), query.get("prefix", "")
+    found = await run_in_threadpool(
+        files.folder, console.objects, bucket, prefix, query.get("token", "")
+    )
+    return console.page("folder.html", bucket=bucket, prefix=prefix, found=found)
+
+
+async def show_object(console: Console, request: Request) -> Response:
+    bucket, name = request.query_params.get("bucket", ""), request.query_params.get("name", "")
+    document = await run_in_threadpool(console.objects.get, bucket, name)
+    data = await run_in_threadpool(files.head, console.objects, bucket, name, files.PREVIEW_BYTES)
+    shown = files.preview(data, name, int(document["size"]) <= len(data))
+    return console.page("object.html", bucket=bucket, name=name, document=document, shown=shown)
+
+
+async def raw(console: Console, request: Request) -> Response:
+    """Return an object's bytes: an image to be shown, anything else to be kept as a file."""
+    bucket, name = request.query_params.get("bucket", ""), request.query_params.get("name", "")
+    file, document = await run_in_threadpool(console.objects.open, bucket, name)
+    kind = files.IMAGES.get(name.rpartition(".")[2].lower())
+    headers = {**RAW_HEADERS, "Content-Length": str(document["size"])}
+    if kind is None or request.query_params.get("download"):
+        told = quote(name.rpartition("/")[2] or "object")
+        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{told}"
+        kind = "application/octet-stream"
+    return StreamingResponse(pieces(file), headers=headers, media_type=kind)
+
+
+# ------------------------------------------------------------------------------ faults and budget
+
+
+async def faults(console: Console, request: Request) -> Response:
+    chosen = KINDS.get(request.query_params.get("kind", ""))
+    return console.page(
+        "faults.html",
+        kinds=KINDS,
+        chosen=chosen,
+        faults=console.service.runner.faults.all(),
+        budget=_budget(console),
+    )
+
+
+async def _form(request: Request) -> Mapping[str, str]:
+    """Return the fields of a form that have a value."""
+    body = b""
+    async for data in request.stream():
+        body += data
+        if len(body) > MAX_FORM_BYTES:
+            raise HTTPException(413, "This form is too long.")
+    return dict(parse_qsl(body.decode("utf-8", "replace")))
+
+
+async def add_fault(console: Console, request: Request) -> Response:
+    told = dict(await _form(request))
+    console.service.runner.faults.add(told.pop("kind", ""), told)
+    return _see(console, "faults")
+
+
+async def clear_faults(console: Console, request: Request) -> Response:
+    number = (await _form(request)).get("number", "")
+    console.service.runner.faults.clear(_number(number))
+    return _see(console, "faults")
+
+
+async def set_budget(console: Console, request: Request) -> Response:
+    root = console.service.runner.root
+    text = (await _form(request)).get("usd", "").strip()
+    if not text:
+        root.budget.unlink(missing_ok=True)
+    else:
+        budget = Budget.read(root) or Budget(0)
+        replace(budget, usd=Budget.amount(text)).write(root)
+    return _see(console, "faults")
+
+
+def _budget(console: Console) -> tuple[float, float] | None:
+    """Return the limit, and what is spent of it."""
+    budget = Budget.read(console.service.runner.root)
+    return (budget.usd, budget.spent(console.service.records.jobs())) if budget else None

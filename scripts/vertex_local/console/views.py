@@ -1,0 +1,335 @@
+"""What the page shows of jobs: rows of the list, and all about one job."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob, JobState
+from google.protobuf import json_format
+
+from vertex_local import costs
+from vertex_local.budget import Budget
+from vertex_local.config import Root
+from vertex_local.faults.jobs import LABEL, is_spot
+from vertex_local.jobs import log
+from vertex_local.training import states
+from vertex_local.training.names import ResourceName
+from vertex_local.training.records import Records
+
+PAGE = 100
+ROWS_KEPT = 5000
+INJECTED = LABEL.format(kind="")
+SIGNS = {"SUCCEEDED": "✓", "FAILED": "✗", "CANCELLED": "–", "RUNNING": "▶", "PENDING": "…"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job in the list."""
+
+    id: str
+    name: str
+    state: str
+    owner: str
+    machines: str
+    created: datetime
+    seconds: float | None
+    cost: str
+    injected: tuple[str, ...]
+    is_active: bool
+
+    @property
+    def sign(self) -> str:
+        """A sign for the state, so that it is not told by colour alone."""
+        return SIGNS.get(self.state, "•")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One page of the list: rows, and how many there are in all that match."""
+
+    rows: list[Row]
+    matching: int
+    total: int
+    states: list[str]
+    is_active: bool
+
+
+def listing(records: Records, state: str, text: str, owner: str, page: int) -> Listing:
+    """Return one page of jobs, newest first.
+
+    Args:
+        records: all jobs.
+        state: only those in this state, such as FAILED; "" for any.
+        text: only those whose name or id holds it, in any case of letters.
+        owner: only those with this label `owner`; "" for any.
+        page: from 0.
+    """
+    every = [(message, _short(message)) for message in records.job_messages()]
+    found = [
+        message
+        for message, job in every
+        if state in ("", job.state)
+        and owner in ("", job.owner)
+        and (text.lower() in job.name.lower() or text == job.id)
+    ]
+    names = [each.name.removeprefix("JOB_STATE_") for each in states.MOVES]
+    start = page * PAGE
+    rows = [_row(message) for message in found[start : start + PAGE]]
+    active = any(job.is_active for _, job in every)
+    return Listing(rows, len(found), len(every), names, active)
+
+
+@dataclass(frozen=True)
+class Short:
+    """What the filters ask of a job."""
+
+    id: str
+    name: str
+    state: str
+    owner: str
+    is_active: bool
+
+
+@functools.lru_cache(maxsize=ROWS_KEPT)
+def _short(message: bytes) -> Short:
+    job = CustomJob.pb(CustomJob.deserialize(message))  # without proto-plus, ten times as fast
+    state = JobState(job.state)
+    return Short(
+        job.name.rpartition("/")[2],
+        name_of(job),
+        state.name.removeprefix("JOB_STATE_"),
+        job.labels.get("owner", ""),
+        not states.is_final(state),
+    )
+
+
+def _row(message: bytes) -> Row:
+    return row_of(CustomJob.deserialize(message)) if _short(message).is_active else _kept(message)
+
+
+@functools.lru_cache(maxsize=ROWS_KEPT)
+def _kept(message: bytes) -> Row:
+    """Return the row of a job that has ended, and will not change again."""
+    return row_of(CustomJob.deserialize(message))
+
+
+def row_of(job: CustomJob) -> Row:
+    """Return what the list shows of a job."""
+    estimate = costs.of_job(job)
+    labels = dict(job.labels)
+    return Row(
+        ResourceName.of(job).id,
+        name_of(job),
+        job.state.name.removeprefix("JOB_STATE_"),
+        labels.get("owner", ""),
+        estimate.what,
+        job.create_time,
+        seconds(job),
+        "unknown" if estimate.usd is None else costs.money(estimate.usd),
+        tuple(key.removeprefix(INJECTED) for key in labels if key.startswith(INJECTED)),
+        not states.is_final(job.state),
+    )
+
+
+def name_of(job: CustomJob) -> str:
+    """Return the name that its owner gave a job; what backs a training pipeline has an end more."""
+    return str(job.display_name).removesuffix("-custom-job")
+
+
+def seconds(job: CustomJob) -> float | None:
+    """Return how long a job has run; None if it has not begun."""
+    if not job.start_time:
+        return None
+    end = job.end_time or datetime.now(timezone.utc)
+    return float((end - job.start_time).total_seconds())
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state that a job has entered."""
+
+    name: str
+    moment: datetime
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job's error, its last words first."""
+
+    code: int
+    last: str
+    rest: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log of a job: its name for people, its file, and its name in addresses."""
+
+    title: str
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """All about one job."""
+
+    row: Row
+    steps: list[Step]
+    failure: Failure | None
+    asked: list[tuple[str, str]]
+    spec: str
+    logs: list[Log]
+    folders: list[str]
+    cost: str
+    expected: str
+    commands: list[str]
+    can_be_taken_away: bool
+
+
+def job_of(records: Records, root: Root, job: CustomJob) -> Job:
+    """Return what the page shows of a job."""
+    row = row_of(job)
+    return Job(
+        row,
+        _steps(job),
+        _failure(job),
+        list(_asked(job)),
+        json.dumps(json_format.MessageToDict(CustomJob.pb(job).job_spec), indent=2),
+        logs_of(root, job),
+        run_folders(job),
+        str(costs.of_job(job)),
+        _expected(root, job),
+        _commands(records, job),
+        row.state == "RUNNING" and is_spot(job),
+    )
+
+
+def _steps(job: CustomJob) -> list[Step]:
+    steps = [Step("PENDING", job.create_time)]
+    if job.start_time:
+        steps.append(Step("RUNNING", job.start_time))
+    if job.end_time or job.state not in (states.PENDING, states.RUNNING):
+        steps.append(Step(job.state.name.removeprefix("JOB_STATE_"), job.update_time))
+    return steps
+
+
+def _failure(job: CustomJob) -> Failure | None:
+    if not job.error.message:
+        return None
+    lines = str(job.error.message).strip().splitlines()
+    words = [line for line in lines if line.strip() and "please check the logs:" not in line]
+    last = words[-1] if words else lines[-1]
+    return Failure(int(job.error.code), last, "\n".join(lines))
+
+
+def _asked(job: CustomJob) -> Iterator[tuple[str, str]]:
+    spec = job.job_spec
+    for number, pool in enumerate(spec.worker_pool_specs):
+        if not pool.replica_count:
+            continue
+        machine = pool.machine_spec
+        text = f"{pool.replica_count} × {machine.machine_type}"
+        if machine.accelerator_count:
+            kind = AcceleratorType(machine.accelerator_type).name
+            text += f" with {machine.accelerator_count} × {kind}"
+        yield f"worker pool {number}", text
+        container, package = pool.container_spec, pool.python_package_spec
+        if container:
+            yield "image", str(container.image_uri)
+            yield "command", shlex.join([*container.command, *container.args])
+        else:
+            yield "image", str(package.executor_image_uri)
+            yield "package", ", ".join(package.package_uris)
+            yield "command", shlex.join(["python3", "-m", package.python_module, *package.args])
+        work = container or package
+        for item in work.env:
+            yield "environment", f"{item.name}={item.value}"
+    if output := spec.base_output_directory.output_uri_prefix:
+        yield "base output directory", str(output)
+    if strategy := spec.scheduling.strategy:
+        yield "scheduling", str(strategy.name)
+    if timeout := spec.scheduling.timeout:
+        yield "timeout", f"{timeout.total_seconds():g} s"
+    if spec.service_account:
+        yield "service account", str(spec.service_account)
+    for key, value in sorted(job.labels.items()):
+        yield "label", f"{key}={value}"
+
+
+def logs_of(root: Root, job: CustomJob) -> list[Log]:
+    """Return the logs of a job that exist: one of each replica, and the service's own."""
+    folder = root.jobs / ResourceName.of(job).id
+    found = [Log(log.PRIMARY, folder / "job.log", log.PRIMARY)]
+    found += [Log(path.stem, path, path.stem) for path in sorted(folder.glob("workerpool*.log"))]
+    found.append(Log("service", folder / log.SERVICE_LOG, log.SERVICE))
+    return [each for each in found if each.path.is_file()]
+
+
+def run_folders(job: CustomJob) -> list[str]:
+    """Return the `gs://` folders that a job writes to, by `--model_out` and its base folder."""
+    pool = job.job_spec.worker_pool_specs[0]
+    args = list((pool.container_spec or pool.python_package_spec).args)
+    options = ("--model_out", "--model-out")
+    found = [arg.partition("=")[2] for arg in args if arg.partition("=")[0] in options]
+    found += [after for arg, after in itertools.pairwise(args) if arg in options]
+    found.append(str(job.job_spec.base_output_directory.output_uri_prefix))
+    folders = [folder.rstrip("/") for folder in found if folder.startswith("gs://")]
+    return list(dict.fromkeys(folders))
+
+
+def _expected(root: Root, job: CustomJob) -> str:
+    """Return what the whole job is expected to cost, and why."""
+    budget = Budget.read(root) or Budget(0)
+    expected = budget.expected(job)
+    if expected is None:
+        return ""
+    minutes = budget.expected_minutes(job)
+    return f"about {costs.money(expected)}, if it ran for {minutes:g} min on Vertex AI"
+
+
+def _commands(records: Records, job: CustomJob) -> list[str]:
+    name = ResourceName.of(job)
+    commands = [
+        f"gcloud ai custom-jobs describe {name.id} --region={name.location}",
+        f"gcloud ai custom-jobs stream-logs {name.id} --region={name.location}",
+    ]
+    if pipeline := records.pipeline_of(job.name):
+        commands.append(f"aiplatform.CustomTrainingJob.get({pipeline!r})")
+    else:
+        commands.append(f"aiplatform.CustomJob.get({str(name)!r})")
+    return commands
+
+
+def ago(moment: datetime) -> str:
+    """Return a moment for people, in this machine's time."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def duration(value: float | None) -> str:
+    """Return seconds for people."""
+    if value is None:
+        return "–"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(int(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def size(count: Any) -> str:
+    """Return a number of bytes for people."""
+    number = float(count)
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

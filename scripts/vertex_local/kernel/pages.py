@@ -1,0 +1,46 @@
+"""Tells the owner of a job where its page is, just below the SDK's own link to Google's console."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from contextlib import suppress
+
+from vertex_local.config import LocalModeError, Root, ServerRecord
+from vertex_local.server import daemon
+
+LOGGER = "google.cloud.aiplatform"
+# Seen in SDK 2.7.0: `training_jobs.py` and `jobs.py`.
+LINK = re.compile(r"View (?:Training|Custom Job):\s+https://\S+/training/(\d+)\?")
+
+
+class PageLinks(logging.Handler):
+    """Prints a link for each job of which the SDK's log says that it was created.
+
+    The link works once, so that a notebook that keeps it gives nothing away. It goes to stderr,
+    where no notebook promises anything.
+    """
+
+    def __init__(self, root: Root) -> None:
+        super().__init__(logging.INFO)
+        self._root = root
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the link if this record is about a new job."""
+        match = LINK.search(record.getMessage())
+        server = ServerRecord.read(self._root.record) if match else None
+        if match is None or server is None:
+            return
+        with suppress(LocalModeError):  # a job must not fail because of a link
+            link = daemon.page_link(server, f"jobs/{match[1]}")
+            print(
+                f"In local mode, this job's page is (the link works once):\n{link}", file=sys.stderr
+            )
+
+
+def install(root: Root) -> None:
+    """Print links from now on, to the pages of this root's server."""
+    logger = logging.getLogger(LOGGER)
+    if not any(isinstance(each, PageLinks) for each in logger.handlers):
+        logger.addHandler(PageLinks(root))

@@ -1,0 +1,218 @@
+"""Others who would like to use the page: other sites, other users, an old link, another name."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import browser
+import pytest
+import requests
+from google.cloud import storage
+from test_page import Page
+
+from vertex_local.config import Root, ServerRecord
+from vertex_local.console import gate
+from vertex_local.faults.store import Faults
+from vertex_local.server import daemon
+
+# What somebody else's page may send without being asked. `arguments[0]` is the true address of
+# the page, which no attacker knows: with it, only the checks of the page itself are left.
+EVIL = """<!DOCTYPE html><title>evil</title><script>
+const base = %s, report = {};
+const form = "kind=quota";
+async function attempt(name, work) {
+  try { report[name] = String(await work()); } catch (error) { report[name] = "refused"; }
+}
+function element(kind, source) {
+  return new Promise((done) => {
+    const made = document.createElement(kind);
+    made.onload = () => done("loaded");
+    made.onerror = () => done("refused");
+    made.src = source;
+    document.documentElement.append(made);
+  });
+}
+async function main() {
+  await attempt("read", async () => (await fetch(base + "/", {credentials: "include"})).text());
+  await attempt("post", async () => (await fetch(base + "/faults/add", {method: "POST",
+    mode: "no-cors", credentials: "include", body: new URLSearchParams(form)})).type);
+  await attempt("beacon", () => navigator.sendBeacon(base + "/faults/add",
+    new URLSearchParams(form)));
+  await attempt("script", () => element("script", base + "/static/live.js"));
+  await attempt("image", () => element("img", base + "/static/icon.svg"));
+  await attempt("frame", async () => {
+    const frame = document.createElement("iframe");
+    frame.src = base + "/";
+    document.documentElement.append(frame);
+    await new Promise((done) => { frame.onload = done; });
+    try { return frame.contentDocument.title; } catch (error) { return "refused"; }
+  });
+  await attempt("form", () => new Promise((done) => {
+    const frame = document.createElement("iframe"), made = document.createElement("form");
+    frame.name = "target";
+    frame.onload = () => done("sent");
+    Object.assign(made, {action: base + "/faults/add", method: "POST", target: "target"});
+    made.innerHTML = "<input name=kind value=quota>";
+    document.documentElement.append(frame, made);
+    made.submit();
+  }));
+  document.title = "done";
+}
+window.report = report;
+main();
+</script>"""
+
+
+@pytest.fixture
+def page(server: ServerRecord) -> Page:
+    return Page(server)
+
+
+@pytest.fixture
+def faults(root: Root) -> Iterator[Faults]:
+    made = Faults(root)
+    yield made
+    made.clear()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1"},  # another port than ours
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_requests_of_others_read_nothing_even_with_the_cookie(
+    page: Page, headers: dict[str, str]
+) -> None:
+    answer = page.client.get(f"{page.base}/", headers=headers)
+    assert answer.status_code == 403 and "<table>" not in answer.text
+    assert "Name or id" in page.get("")  # without them, it is the page
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "https://{own}"},
+        {"Origin": "http://{own}", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://{own}", "Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://{own}", "Host": "evil.example"},
+    ],
+)
+def test_forms_of_others_change_nothing(
+    page: Page, faults: Faults, headers: dict[str, str]
+) -> None:
+    own = urlsplit(page.base).netloc
+    told = {name: value.format(own=own) for name, value in headers.items()}
+    url, fields = f"{page.base}/faults/add", {"kind": "quota"}
+    assert page.client.post(url, data=fields, headers=told).status_code == 403
+    assert page.client.get(url).status_code == 405
+    assert faults.all() == []
+    page.post("faults/add", kind="quota")
+    assert len(faults.all()) == 1
+
+
+def test_without_the_cookie_there_is_nothing(page: Page) -> None:
+    for cookie in ("", f"{gate.COOKIE}=guess", f"{gate.COOKIE}=", "\x80;;=", "a" * 5000):
+        answer = requests.get(f"{page.base}/", headers={"Cookie": cookie.encode("latin-1")})
+        assert answer.status_code == 403 and "vertex-local status" in answer.text
+        assert "Set-Cookie" not in answer.headers
+    other = page.base.rpartition("/")[0] + "/another-path/"
+    assert page.client.get(other).status_code == 404
+
+
+def test_a_link_opens_the_page_once(server: ServerRecord) -> None:
+    link = daemon.page_link(server, "buckets")
+    first = requests.get(link)
+    told = first.headers["Set-Cookie"]
+    assert "HttpOnly" in told and "SameSite=Strict" in told and "Path=/console/" in told
+    assert urlsplit(link).path.split("/")[2] in told  # only below the path that nobody can guess
+    again = requests.get(link)
+    assert again.status_code == 200 and "Set-Cookie" not in again.headers
+    assert "Set-Cookie" not in requests.get(link.replace("/enter/", "/enter/x")).headers
+
+
+def test_only_who_has_the_token_gets_a_link(server: ServerRecord) -> None:
+    url = f"{server.api_url}/console-link"
+    assert requests.post(url).status_code == 401
+    wrong = {"Authorization": "Bearer guess"}
+    assert requests.post(url, headers=wrong).status_code == 401
+    right = {"Authorization": f"Bearer {server.token}"}
+    assert requests.post(url, headers={**right, "Origin": "http://a.b"}).status_code == 403
+    assert "/enter/" in requests.post(url, headers=right).text
+
+
+def test_a_link_may_not_lead_elsewhere(server: ServerRecord) -> None:
+    for target in ("//evil.example/", "https://evil.example/", "\\\\evil.example", "javascript:1"):
+        link = daemon.page_link(server, target)
+        text = requests.get(link).text
+        own = urlsplit(link).path.split("/enter/")[0]
+        assert f"url={own}/" in text and "url=//" not in text and "url=http" not in text
+
+
+def test_every_answer_forbids_scripts_and_frames_of_others(
+    page: Page, bucket: storage.Bucket
+) -> None:
+    for path in ("", "jobs/1", "buckets", f"folder?bucket={bucket.name}", "faults", "none", "raw"):
+        headers = page.client.get(f"{page.base}/{path}").headers
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert headers["X-Frame-Options"] == "DENY" and headers["Cache-Control"] == "no-store"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+class _Evil(http.server.BaseHTTPRequestHandler):
+    """A server of somebody else on this machine; it notes the cookies that it is given."""
+
+    content = b""
+    cookies: list[str]
+
+    def do_GET(self) -> None:
+        self.cookies.append(self.headers.get("Cookie", ""))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_page_of_another_user_of_this_machine_gets_nowhere(
+    server: ServerRecord, faults: Faults, tmp_path: Path, host: str
+) -> None:
+    link = daemon.page_link(server)
+    base = link.partition("/enter/")[0]
+    handler = type(
+        "Handler", (_Evil,), {"content": (EVIL % json.dumps(base)).encode(), "cookies": []}
+    )
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as evil,
+        browser.started(tmp_path) as window,
+    ):
+        threading.Thread(target=evil.serve_forever, daemon=True).start()
+        window.open(link)
+        window.wait(lambda: window.title.startswith("Jobs"), "the page, for its owner")
+        window.open(f"http://{host}:{evil.server_port}/")
+        window.wait(lambda: window.title == "done", "the end of the attacks")
+        report = window.run("return window.report")
+        window.open(f"http://{host}:{evil.server_port}/console/")
+        evil.shutdown()
+    assert report["read"] == report["script"] == report["image"] == "refused"
+    assert report["frame"] in ("refused", "null")
+    assert faults.all() == []
+    assert not any(gate.COOKIE in cookie for cookie in handler.cookies)  # type: ignore[attr-defined]
