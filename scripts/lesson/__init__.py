@@ -1,7 +1,8 @@
 """What the lesson's notebooks import: costs, choosing a machine, checks of the exercises.
 
 Works from the clone alone, also where local mode is not installed. Prices and the formulas of
-costs have one owner, which local mode uses for its own account, too.
+costs have one owner, `vertex_local.costs`, which local mode uses for its own account, too. No other
+module of local mode may be imported here.
 """
 
 from vertex_local import costs

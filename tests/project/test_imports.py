@@ -90,6 +90,19 @@ def test_imports_go_one_way(graph: Graph) -> None:
     assert upward(wrong) == ["vertex_local.storage.objects imports vertex_local.jobs.runner"]
 
 
+def test_every_room_is_explained(repo: Path) -> None:
+    home = repo / "scripts" / "vertex_local"
+    text = (home / "README.md").read_text()
+    explained = text[text.index("### Rooms and imports") : text.index("### How to add")]
+    rooms = {path.name for path in home.iterdir() if (path / "__init__.py").is_file()}
+    for room in rooms:
+        docstring = ast.get_docstring(ast.parse((home / room / "__init__.py").read_text()))
+        assert docstring and "import" in docstring, f"{room}: say what it may import"
+    modules = {path.stem for path in home.glob("[a-z]*.py")}
+    assert [name for name in rooms if f"{name}/`]" not in explained] == []
+    assert [name for name in modules if f"`{name}`" not in explained] == []
+
+
 def test_there_is_no_circle(graph: Graph) -> None:
     TopologicalSorter(graph).prepare()
     with pytest.raises(CycleError):

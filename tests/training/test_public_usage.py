@@ -16,6 +16,7 @@ from google.cloud import aiplatform, storage
 from google.oauth2.credentials import Credentials
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
+from test_jobs import wait_until
 from test_packages import GOOD, archive
 
 from vertex_local.config import PROJECT, Root, ServerRecord
@@ -250,7 +251,7 @@ def test_the_low_level_pipeline_client(
     parent = f"projects/{PROJECT}/locations/{LOCATION}"
     made = client.create_training_pipeline(parent=parent, training_pipeline=pipeline)
     job = aiplatform.CustomTrainingJob.get(made.name)
-    job._block_until_complete()
+    wait_until(job.done, "the end of the job")  # job.wait() is for jobs that were made here
     assert written(bucket, "pipeline") == b"epochs=5"
 
 
