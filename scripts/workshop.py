@@ -22,13 +22,13 @@ if sys.version_info < (3, 10):  # before any syntax that an older Python does no
 
 import argparse
 import hashlib
+import html
 import json
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 import webbrowser
@@ -122,28 +122,33 @@ def lab(browser: bool) -> int:
     LAB_SETTINGS.write_text(json.dumps(QUIET_LAB))
     install_lab_kernel()
     paths = [str(LAB_PATH), *filter(None, [os.environ.get("JUPYTER_PATH")])]
-    port, token = free_port(), secrets.token_urlsafe(24)
-    address = f"http://127.0.0.1:{port}"
+    runtime = Path(tempfile.mkdtemp(prefix="jupyter-", dir=ROOT))  # for this user's eyes only
     jupyter = subprocess.Popen(
         [PYTHON, "-m", "jupyterlab", "--no-browser", "--ServerApp.log_level=ERROR"]
-        + [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}"]
+        + ["--ServerApp.port=0", "--ServerApp.no_browser_open_file=True"]
         + [f"--ServerApp.root_dir={REPO}"]
         + (["--allow-root"] if os.geteuid() == 0 else []),
-        env={**os.environ, "JUPYTER_PATH": os.pathsep.join(paths)},
+        env={
+            **os.environ,
+            "JUPYTER_PATH": os.pathsep.join(paths),
+            "JUPYTER_RUNTIME_DIR": str(runtime),
+        },
     )
     try:
         path = str(EPISODE.relative_to(REPO))
+        address, token = jupyter_address(runtime, jupyter)
         open_session(address, token, path, jupyter)
         page = f"{address}/lab/tree/{path}?token={token}"
         print(f"JupyterLab: {page}\nStop it with Ctrl-C.", flush=True)
         if browser:
-            webbrowser.open(page)
+            webbrowser.open(redirect_file(runtime, page).as_uri())
         return jupyter.wait()
     except KeyboardInterrupt:
         return 0
     finally:
         jupyter.terminate()
         jupyter.wait()
+        shutil.rmtree(runtime, ignore_errors=True)
         if not was_running:
             vertex_local("down")
 
@@ -266,10 +271,30 @@ def install_lab_kernel() -> None:
     shutil.copytree(installed, LAB_PATH / "kernels" / "python3", dirs_exist_ok=True)
 
 
-def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def jupyter_address(runtime: Path, jupyter: "subprocess.Popen[bytes]") -> "tuple[str, str]":
+    """Return where JupyterLab listens, and the token that it made up for itself.
+
+    It writes both into a file that only its owner may read. On a command line, every user of the
+    machine could read the token, and with it open a terminal.
+    """
+    told = runtime / f"jpserver-{jupyter.pid}.json"
+    deadline = time.monotonic() + JUPYTER_SECONDS
+    while True:
+        try:
+            server = json.loads(told.read_text())
+            return f"http://127.0.0.1:{server['port']}", str(server["token"])
+        except (OSError, ValueError) as err:  # not yet there, or not yet complete
+            if jupyter.poll() is not None or time.monotonic() > deadline:
+                raise WorkshopError("JupyterLab does not start; its own lines say why.") from err
+            time.sleep(0.1)
+
+
+def redirect_file(folder: Path, page: str) -> Path:
+    """Write a page that leads to `page`, and return it: a browser's command line is public, too."""
+    path = folder / "open.html"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f'<meta http-equiv="refresh" content="0; url={html.escape(page)}">\n')
+    return path
 
 
 def open_session(address: str, token: str, path: str, jupyter: "subprocess.Popen[bytes]") -> None:
@@ -284,6 +309,9 @@ def open_session(address: str, token: str, path: str, jupyter: "subprocess.Popen
     deadline = time.monotonic() + JUPYTER_SECONDS
     while True:
         try:
+            direct.open(f"{address}/api", timeout=JUPYTER_SECONDS).close()  # without the token
+            if jupyter.poll() is not None:  # so it is another program that has its port
+                raise WorkshopError("JupyterLab does not start; its own lines say why.")
             with direct.open(request, timeout=JUPYTER_SECONDS):
                 return
         except OSError as err:

@@ -56,7 +56,7 @@ def up(root: Root, args: argparse.Namespace) -> int:
     record = daemon.start(root, args.api_port, args.storage_port)
     print(f"Local mode is running (process {record.pid}).")
     print(f"  training API   {record.api_url}")
-    print(f"  Cloud Storage  {record.storage_url}")
+    print(f"  Cloud Storage  {record.storage_address}")
     print(f"  files          {root.path}")
     print(f"  page           {daemon.page_link(record)} (works once)")
     return 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+import shlex
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 PROJECT = "vertex-local"
 PROJECT_NUMBER = "100000000000"
@@ -95,6 +97,11 @@ class Root:
         return self.path / "server.json"
 
     @property
+    def key(self) -> Path:
+        """The root's key, from which the server and its clients know each other."""
+        return self.path / "key"
+
+    @property
     def token(self) -> Path:
         """The running server's token by itself, as the gcloud command reads it."""
         return self.path / "token"
@@ -110,22 +117,70 @@ class Root:
         return self.path / "server.log"
 
     def create(self) -> None:
-        """Make the folders, private to this user.
+        """Make the folders, private to this user whatever the umask.
 
         Raises:
-            LocalModeError: if the folder cannot be created or written.
+            LocalModeError: if the folder cannot be used: another user owns it or may write to it,
+                or it cannot be created or written.
         """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.buckets, self.jobs):
-                folder.mkdir(exist_ok=True)
-            self.lock.touch(mode=0o600)
-            self.boto.write_text(BOTO)
+            for folder in reversed([each for each in self.path.parents if not each.exists()]):
+                _make_private(folder)
+            if self.path.exists():
+                self.check_owner()
+            for folder in (self.path, self.buckets, self.jobs):
+                _make_private(folder)
+            os.close(open_private(self.lock, os.O_WRONLY))
+            if not self.boto.is_file() or self.boto.read_text(errors="replace") != BOTO:
+                write_private(self.boto, BOTO)
         except OSError as err:
+            where = f": {err.filename}" if err.filename not in (None, str(self.path)) else ""
             raise LocalModeError(
-                f"Local mode cannot write to its folder {self.path} ({err.strerror}). Give "
+                f"Local mode cannot write to its folder {self.path} ({err.strerror}{where}). Give "
                 "yourself write permission there, or set VERTEX_LOCAL_ROOT to another folder."
             ) from err
+
+    def check_owner(self) -> None:
+        """Make sure that what the folder says can be believed.
+
+        Raises:
+            LocalModeError: if it belongs to another user, or others may write to it.
+            OSError: if there is no such folder.
+        """
+        found = self.path.stat()
+        if found.st_uid != os.geteuid():
+            raise LocalModeError(
+                f"Local mode's folder {self.path} belongs to another user (number "
+                f"{found.st_uid}), who could change what runs here. Set VERTEX_LOCAL_ROOT to a "
+                "folder of your own."
+            )
+        if found.st_mode & 0o022:
+            raise LocalModeError(
+                f"Others may write to local mode's folder {self.path}, and so change what runs "
+                f"here. Look at what is in it, then run `chmod 700 {shlex.quote(str(self.path))}`; "
+                "or set VERTEX_LOCAL_ROOT to another folder."
+            )
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a file, made if it is missing, that only its owner may read, whatever the umask."""
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file in one step that only its owner may read, whatever the umask."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(open_private(partial, os.O_WRONLY | os.O_EXCL), "w") as file:
+        file.write(text)
+    os.replace(partial, path)
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def find_root() -> Root:
@@ -176,6 +231,9 @@ def shell_tools(root: Root, storage_url: str) -> dict[str, str]:
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{storage_url}/storage/v1/",
         "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(root.token),
         "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
+        # A name is enough: the token file comes first. Without one, gsutil would not send it.
+        "CLOUDSDK_CORE_ACCOUNT": f"nobody@{PROJECT}.invalid",
+        "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",  # of addresses, with the secret in them
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "true",
         "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
         "CLOUDSDK_CORE_PASS_CREDENTIALS_TO_GSUTIL": "1",  # gsutil asks for exactly this value
@@ -190,30 +248,35 @@ class ServerRecord:
 
     Attributes:
         pid: process id of the server.
+        process: which process that was: see `server.identity`.
         api_url: base URL of the training API, without a trailing slash.
-        storage_url: base URL of Cloud Storage, without a trailing slash.
-        token: bearer token that the training API asks for.
+        storage_url: base URL of Cloud Storage, without a trailing slash. Its last part is a secret.
+        token: bearer token that the training API asks for; Cloud Storage takes it as well.
     """
 
     pid: int
+    process: str
     api_url: str
-    storage_url: str
-    token: str
+    storage_url: str = field(repr=False)
+    token: str = field(repr=False)
+
+    @property
+    def storage_address(self) -> str:
+        """`storage_url` without its secret, for people to see."""
+        return self.storage_url.rpartition("/")[0]
 
     def write(self, root: Root) -> None:
         """Save the record and the token, readable by this user only, each in one step."""
-        for path, text in ((root.token, self.token), (root.record, json.dumps(asdict(self)))):
-            partial = path.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            os.replace(partial, path)
+        write_private(root.token, self.token)
+        write_private(root.record, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> ServerRecord | None:
-        """Return the saved record, or None if there is none that can be read."""
+        """Return the saved record, or None if there is none that can be used."""
         try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+            record = cls(**json.loads(path.read_text()))
+            ports = [urlsplit(url).port for url in (record.api_url, record.storage_url)]
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
+        whole = all(isinstance(value, str) for value in list(vars(record).values())[1:])
+        return record if whole and type(record.pid) is int and all(ports) else None

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from vertex_local.config import LocalModeError, Root
 from vertex_local.kernel import spec
+from vertex_local.secret import Key
 from vertex_local.server import daemon, ports
 from vertex_local.storage import mount
 
@@ -127,17 +128,15 @@ def emulator(root: Root) -> Iterator[str]:
     """The server answers; one is started for the check if none is running."""
     with daemon.running(root) as record:
         for name, url in (
-            ("training API", f"{record.api_url}/healthz"),
-            ("Cloud Storage", f"{record.storage_url}/storage/v1/b"),
+            ("training API", record.api_url),
+            ("Cloud Storage", record.storage_address),
         ):
-            try:
-                with daemon.ask(url, 10):
-                    yield f"local mode's {name} answers at {url.split('/', 3)[2]}"
-            except OSError as err:
+            if not daemon.proves_itself(url, Key.of(root)):
                 raise LocalModeError(
-                    f"Local mode's {name} does not answer ({err}). Run `vertex-local down`, then "
-                    f"try again; {root.log} may say why."
-                ) from err
+                    f"Local mode's {name} does not answer at {url}, or another program does. Run "
+                    f"`vertex-local down`, then try again; {root.log} may say why."
+                )
+            yield f"local mode's {name} answers at {url.split('/', 3)[2]}"
 
 
 def gcs(root: Root) -> Iterator[str]:

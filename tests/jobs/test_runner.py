@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def runner(own_root: Root) -> Iterator[Runner]:
     """A runner in this process, so that a test can shorten its patience."""
     own_root.create()
     records = Records(own_root.database)
-    made = Runner(own_root, records, lambda uri: b"", "http://127.0.0.1:1")
+    made = Runner(own_root, records, lambda uri: b"", lambda: nullcontext(""))
     yield made
     made.stop()
     assert records.jobs(active=True) == []

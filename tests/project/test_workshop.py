@@ -12,11 +12,14 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import nbformat
+import psutil
 import pytest
 from clones import LIMIT_SECONDS, make_clone, run_lesson
 from jupyter_client.kernelspec import KernelSpecManager
@@ -135,10 +138,14 @@ QUIET = {"fetchNews": "false", "checkForUpdates": False}
 
 
 def test_in_lab_every_notebook_runs_in_local_mode_and_elsewhere_none_does(
-    installed: None, script: Path, own_root: Root
+    installed: None, script: Path, own_root: Root, tmp_path: Path
 ) -> None:
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$@" >{opened}.new; mv {opened}.new {opened}\n')
+    browser.chmod(0o755)
     lab = subprocess.Popen(
-        [sys.executable, "-u", str(script), "lab", "--no-browser"],
+        [sys.executable, "-u", str(script), "lab"],
+        env={**os.environ, "BROWSER": str(browser)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -156,6 +163,15 @@ def test_in_lab_every_notebook_runs_in_local_mode_and_elsewhere_none_does(
             with urllib.request.urlopen(url, timeout=60) as answer:
                 return json.load(answer)
 
+        words = str([process.info for process in psutil.process_iter(["cmdline"])])
+        assert "jupyterlab" in words and token not in words
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while not opened.exists():
+            assert time.monotonic() < deadline, "no browser was opened"
+            time.sleep(0.01)
+        page = Path(unquote(urlsplit(opened.read_text().strip()).path))
+        assert token not in str(page) and address[0] in page.read_text()
+        assert page.stat().st_mode & 0o077 == page.parent.stat().st_mode & 0o077 == 0
         sessions = get("api/sessions")
         (kernel,) = (session["kernel"] for session in sessions)
         assert kernel["name"] == "python3"  # what all notebooks name, also after they are saved
@@ -171,6 +187,7 @@ def test_in_lab_every_notebook_runs_in_local_mode_and_elsewhere_none_does(
         os.kill(lab.pid, signal.SIGTERM)
         lab.communicate(timeout=LIMIT_SECONDS)
     assert daemon.find(own_root) is None  # started for the lab, so stopped after it
+    assert not page.exists()
     plain = KernelSpecManager().get_kernel_spec("python3").argv
     assert "vertex_local.kernel" not in plain and "ipykernel_launcher" in plain
 

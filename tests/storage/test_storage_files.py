@@ -119,6 +119,7 @@ def test_no_name_leaves_the_bucket(
         f"/storage/v1/b/..%2F/o/{quote(name, safe='')}?alt=media",
     ):
         connection = http.client.HTTPConnection(urlsplit(server.storage_url).netloc, timeout=30)
+        path = urlsplit(server.storage_url).path + path
         connection.request("GET", path)  # as it stands: `requests` would tidy it up
         answer = connection.getresponse()
         assert answer.status in (400, 404), path
@@ -234,7 +235,7 @@ def test_an_upload_that_is_cut_off_is_not_visible(
     bucket.blob("x").upload_from_string("before")
     address = urlsplit(server.storage_url)
     with socket.create_connection((address.hostname, address.port)) as client:
-        path = f"/upload/storage/v1/b/{bucket.name}/o?uploadType=media&name=x"
+        path = f"{address.path}/upload/storage/v1/b/{bucket.name}/o?uploadType=media&name=x"
         head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: 9000000\r\n\r\n"
         client.sendall(head.encode() + b"y" * 5_000_000)
     assert bucket.blob("x").download_as_bytes() == b"before"

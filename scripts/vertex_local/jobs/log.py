@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vertex_local.config import Root
+from vertex_local.secret import hide
 
 if TYPE_CHECKING:  # it imports the SDK's types, and the kernel must not wait for those
     from vertex_local.jobs.replica import Replica
@@ -113,7 +114,7 @@ def failure_message(replica: Replica, status: int, log: Path) -> str:
     """
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = hide(file.read().decode(errors="replace")).splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
     tail = "\n".join(lines[max([*starts[-1:], len(lines) - TAIL_LINES]) :])
     reason = f" Termination reason: Error. \n{tail}\n\n" if tail else " "

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -53,6 +53,7 @@ class _Active:
     thread: threading.Thread
     processes: list[Process] = field(default_factory=list)
     cancelled: bool = False
+    storage_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,21 @@ class Runner:
         root: where each job gets its folder.
         records: the stored jobs.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
-        storage_url: where the job's Cloud Storage client finds the buckets.
+        lend: gives a job, as long as it runs, the address of Cloud Storage for its clients.
     """
 
     def __init__(
-        self, root: Root, records: Records, fetch: Callable[[str], bytes], storage_url: str
+        self,
+        root: Root,
+        records: Records,
+        fetch: Callable[[str], bytes],
+        lend: Callable[[], AbstractContextManager[str]],
     ) -> None:
         self.root = root
         self.faults = Faults(root)
         self._records = records
         self._fetch = fetch
-        self._storage_url = storage_url
+        self._lend = lend
         self._active: dict[str, _Active] = {}
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(SLOTS)
@@ -140,7 +145,8 @@ class Runner:
             tries = Retries(job)
             slot = slot or (self._provision(job, tries, service_log) and self._wait_for_slot(job))
             if slot:
-                self._run(job, tries, service_log)
+                with self._lend() as self._active[job.name].storage_url:
+                    self._run(job, tries, service_log)
                 state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, BadPackage, LocalModeError) as err:
             error, code = str(err), int(getattr(err, "code", code_pb2.INVALID_ARGUMENT))
@@ -326,7 +332,7 @@ class Runner:
             replica,
             replicas,
             self.root,
-            self._storage_url,
+            self._active[job.name].storage_url,
             workspace.path,
             workspace.module_path(replica.spec),
         )

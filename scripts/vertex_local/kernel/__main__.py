@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vertex_local import config
+from vertex_local import config, secret
 from vertex_local.config import LocalModeError, Root
 from vertex_local.jobs import log
 from vertex_local.kernel import pages
@@ -28,6 +28,7 @@ def main() -> None:
 
     app = IPKernelApp.instance()
     app.initialize()  # before the SDK is imported: its logger takes hold of the stdout of then
+    keep_secrets(app.session)
     # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
@@ -52,6 +53,12 @@ def start_again_with_gcs(root: Root) -> None:
         if words := mount.prefix(root.buckets):
             kernel = [sys.executable, "-m", "vertex_local.kernel", *sys.argv[1:]]
             os.execv(words[0], [*words, *kernel])
+
+
+def keep_secrets(session: Any) -> None:
+    """Let no output of a cell show a secret: Google's clients write addresses into their errors."""
+    pack = session.pack
+    session.pack = lambda message: secret.hide_in(pack(message))
 
 
 def revive(root: Root) -> None:

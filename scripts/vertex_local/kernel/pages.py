@@ -7,7 +7,7 @@ import re
 import sys
 from contextlib import suppress
 
-from vertex_local.config import LocalModeError, Root, ServerRecord
+from vertex_local.config import LocalModeError, Root
 from vertex_local.server import daemon
 
 LOGGER = "google.cloud.aiplatform"
@@ -29,10 +29,10 @@ class PageLinks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the link if this record is about a new job."""
         match = LINK.search(record.getMessage())
-        server = ServerRecord.read(self._root.record) if match else None
-        if match is None or server is None:
-            return
         with suppress(LocalModeError):  # a job must not fail because of a link
+            server = daemon.find(self._root) if match else None
+            if match is None or server is None:
+                return
             link = daemon.page_link(server, f"jobs/{match[1]}")
             print(
                 f"In local mode, this job's page is (the link works once):\n{link}", file=sys.stderr

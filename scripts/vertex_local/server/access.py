@@ -1,60 +1,166 @@
-"""Who may ask: clients of this machine that know the server's token, and no web page.
+"""Who may ask: clients that the owner of the root started, and nobody else. One gate for all.
 
-A page in the user's browser can send requests to 127.0.0.1 too. It cannot hide that it is a page:
-the browser adds an `Origin` or `Sec-Fetch-Site` header, or, when the page's own host name was made
-to point here, sends that name as `Host`.
+Other users of the machine can send requests to 127.0.0.1 too, so each request proves where it
+comes from: by a secret as the first part of its path, which clients keep in all that they ask for,
+or by the bearer token.
+
+A page in the owner's browser is refused even so. It cannot hide that it is a page: the browser adds
+an `Origin`, `Referer` or `Sec-Fetch-Site` header, or, when the page's own host name was made to
+point here, sends that name as `Host`.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl
 
-from starlette.datastructures import Headers
+import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vertex_local import errors
+from vertex_local import errors, secret
 from vertex_local.config import HOST
+from vertex_local.secret import Key
 
-OWN_NAMES = frozenset({HOST, "localhost", "::1"})
-OPEN_PATHS = frozenset({"/healthz"})
+PROOF_PATH = "/healthz"
+# What a request without a secret is told, whatever it asks for.
+NO_TOKEN = errors.Unauthenticated(
+    "Request is missing local mode's token, or has an old one. Restart the kernel with the "
+    "local-mode kernel chosen, or run `vertex-local env`."
+)
+MOVED = errors.NotFound(
+    "There is nothing at this address. If it was local mode's Cloud Storage, restart the kernel "
+    "with the local-mode kernel chosen, or run `vertex-local env`."
+)
+SINGLE = frozenset({b"authorization", b"host", b"origin", b"referer"})
 
 
-class OwnClientsOnly:
-    """ASGI middleware that refuses web pages, foreign host names and missing or wrong tokens."""
+class Passes:
+    """The secrets that open a server just now.
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app, self.expected = app, f"Bearer {token}".encode()
+    Only their digests are compared, so that the time an answer takes tells nothing about them.
+
+    Args:
+        lasting: secrets that open it as long as it runs.
+    """
+
+    def __init__(self, *lasting: str) -> None:
+        self._digests = {_digest(each) for each in lasting}
+
+    def __contains__(self, given: str) -> bool:
+        return _digest(given) in self._digests
+
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """Give a new secret that is worth nothing after the context."""
+        made = secret.new()
+        self._digests.add(_digest(made))
+        try:
+            yield made
+        finally:
+            self._digests.discard(_digest(made))
+
+
+def _digest(given: str) -> bytes:
+    return hashlib.sha256(given.encode("latin-1", "replace")).digest()
+
+
+class Gate:
+    """ASGI middleware around a whole application: lets through what the owner's clients ask.
+
+    A secret in the path is taken out of it: the application finds it as `root_path`, with a slash
+    before it, to be put into the links that it gives back.
+
+    Args:
+        app: the application.
+        port: the TCP port on which it is asked.
+        key: the key of the root, with which this server proves itself to its clients.
+        passes: the secrets that open it.
+        closed: what a request without one of them is told, whatever it asks for.
+    """
+
+    def __init__(
+        self, app: ASGIApp, port: int, key: Key, passes: Passes, closed: errors.ApiError
+    ) -> None:
+        self._app, self._port, self._key = app, port, key
+        self._passes, self._closed = passes, errors.response(closed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._refusal(scope)) is not None:
-            await errors.response(error)(scope, receive, send)
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if reason := objection(headers, self._port):
+            await errors.response(errors.PermissionDenied(reason))(scope, receive, send)
+        elif proof := self._proof(scope):
+            await PlainTextResponse(proof)(scope, receive, send)
+        elif (admitted := self._admitted(scope, headers)) is not None:
+            await self._app(admitted, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self._closed(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> errors.ApiError | None:
-        headers = Headers(scope=scope)
-        if reason := refusal(headers):
-            return errors.PermissionDenied(reason)
-        given = headers.get("Authorization", "").encode()
-        if scope["path"] not in OPEN_PATHS and not secrets.compare_digest(given, self.expected):
-            return errors.Unauthenticated(
-                "Request is missing local mode's token, or has an old one. Restart the kernel "
-                "with the local-mode kernel chosen, or run `vertex-local env`."
-            )
-        return None
+    def _proof(self, scope: Scope) -> str | None:
+        """Return the answer to somebody who wants to know whether this is the root's server."""
+        if scope["path"] != PROOF_PATH:
+            return None
+        nonce = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("nonce", "")
+        return self._key.proof(self._port, nonce) if secret.NONCE.fullmatch(nonce) else None
+
+    def _admitted(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> Scope | None:
+        """Return the request as the application gets it, or None if it must not."""
+        first, slash, rest = scope["raw_path"].decode("latin-1")[1:].partition("/")
+        if slash and first in self._passes:
+            path = scope["path"].removeprefix(f"/{first}")
+            raw_path = f"/{rest}".encode("latin-1")
+            return {**scope, "path": path, "raw_path": raw_path, "root_path": f"/{first}"}
+        kind, _, token = dict(headers).get(b"authorization", b"").decode("latin-1").partition(" ")
+        return scope if kind.lower() == "bearer" and token in self._passes else None
 
 
-def refusal(headers: Mapping[str, str]) -> str | None:
+def objection(headers: Iterable[tuple[bytes, bytes]], port: int) -> str | None:
     """Return why a request is not one of this machine's own clients, or None if it may pass.
 
     Args:
-        headers: the request's headers, looked up without regard to case.
+        headers: the request's headers, with their names in lower case.
+        port: the TCP port on which the request came.
     """
-    host = urlsplit(f"//{headers.get('Host') or ''}").hostname
-    if host not in OWN_NAMES:
-        return f"local mode answers to {HOST} and localhost only, not to {host}"
-    if headers.get("Origin") or headers.get("Sec-Fetch-Site", "none") != "none":
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in SINGLE or name.startswith(b"sec-fetch-"):
+            if name in found:
+                return f"a request must not have two {name.decode('latin-1')} headers"
+            found[name] = value
+    host = found.get(b"host", b"")
+    if host not in (f"{HOST}:{port}".encode(), f"localhost:{port}".encode()):
+        return f"local mode answers to {HOST}:{port} only, not to {host.decode('latin-1')!r}"
+    own = b"http://" + host
+    site = [value for name, value in found.items() if name.startswith(b"sec-fetch-")]
+    if (
+        found.get(b"origin", own) != own
+        or not (found.get(b"referer", own) + b"/").startswith(own + b"/")
+        or (site and found.get(b"sec-fetch-site") not in (b"none", b"same-origin"))
+    ):
         return "local mode does not answer requests from web pages"
     return None
+
+
+def plain_http(app: ASGIApp, **settings: Any) -> uvicorn.Config:
+    """Return how uvicorn serves an application here: nothing but HTTP, and no word of a proxy."""
+    return uvicorn.Config(app, http=OriginForm, ws="none", proxy_headers=False, **settings)
+
+
+class OriginForm(HttpToolsProtocol):
+    """HTTP as uvicorn speaks it, but for requests that a client would send to a proxy.
+
+    `GET http://elsewhere/path` names another host than its `Host` header may do, and uvicorn lets
+    an application see the path alone.
+    """
+
+    def on_headers_complete(self) -> None:
+        if not self.url.startswith(b"/"):
+            raise ValueError("not a path")  # answered with 400
+        super().on_headers_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: nobody here wants a WebSocket, and the request gets its plain answer."""

@@ -5,24 +5,31 @@ Imports nothing heavy, so that `vertex-local status` and a starting kernel answe
 
 from __future__ import annotations
 
+import hmac
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
-from vertex_local.config import LocalModeError, Root, ServerRecord
+from vertex_local import secret
+from vertex_local.config import HOST, LocalModeError, Root, ServerRecord, open_private
+from vertex_local.secret import Key
 from vertex_local.server import lock, ports
+from vertex_local.server.identity import identity
 
 START_SECONDS = 90.0  # a cold start imports the Google SDK, which a busy machine does slowly
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
+ANSWER_SECONDS = 5.0
+ANSWER_BYTES = 1000  # the answer has 64; who knows what a stranger sends
 # Servers outlive whoever started them, so these are kept: a Popen object that is collected while
 # its process runs on complains.
 _started: list[subprocess.Popen[bytes]] = []
@@ -31,24 +38,47 @@ ALREADY_SERVED = 4  # exit status of a server that found its root locked by anot
 
 
 def find(root: Root) -> ServerRecord | None:
-    """Return the record of the server that answers for `root` now, or None."""
-    record = ServerRecord.read(root.record)
-    return record if record and _answers(record) else None
+    """Return the record of the server that serves `root` now, or None.
+
+    It is believed when four things agree: the root's lock is held, the recorded process is still
+    the same one, it is this user's, and who answers on the recorded port has the root's key.
+
+    Raises:
+        LocalModeError: if another user owns the root or may write to it.
+    """
+    with suppress(OSError):  # there is no such folder
+        root.check_owner()
+    record, key = ServerRecord.read(root.record), Key.read(root)
+    if record is None or key is None or not lock.is_held(root):
+        return None
+    if identity(record.pid) != record.process or not proves_itself(record.api_url, key):
+        return None
+    return record
 
 
-def _answers(record: ServerRecord) -> bool:
+def proves_itself(url: str, key: Key) -> bool:
+    """Return whether who answers at `url` has the key. Nothing secret is sent for that."""
+    nonce, parts = secret.new_nonce(), urlsplit(url)
+    address = f"http://{HOST}:{parts.port}/healthz?nonce={nonce}"
     try:
-        with ask(f"{record.api_url}/healthz", 5) as response:
-            # After a crash, the port of an old record may belong to the server of another root.
-            return bool(response.read().decode() == str(record.pid))
-    except (OSError, urllib.error.URLError, ValueError):
+        with ask(address, ANSWER_SECONDS) as response:
+            answer: str = response.read(ANSWER_BYTES).decode("latin-1")
+    except (OSError, http.client.HTTPException, ValueError):
         return False
+    return hmac.compare_digest(answer.encode(), key.proof(parts.port or 0, nonce).encode())
 
 
 def ask(url: str | urllib.request.Request, seconds: float) -> Any:
-    """Open a URL of local mode, past any proxy that the environment names."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """Open a URL of local mode, past any proxy that the environment names, and no other one."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
     return opener.open(url, timeout=seconds)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Who sends us somewhere else is not the server that we asked."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
 
 
 def page_link(record: ServerRecord, page: str = "") -> str:
@@ -117,7 +147,7 @@ def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
     root.create()
     command = [sys.executable, "-m", "vertex_local", "up", "--foreground"]
     command += [f"--api-port={api_port}", f"--storage-port={storage_port}"]
-    with open(root.log, "ab") as log:
+    with os.fdopen(open_private(root.log, os.O_WRONLY | os.O_APPEND), "ab") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -146,11 +176,13 @@ def stop(root: Root) -> bool:
     """Stop the server of `root` with its jobs; return whether there was one.
 
     Raises:
-        LocalModeError: if it does not end in time.
+        LocalModeError: if one holds the root that does not answer, or it does not end in time.
     """
     record = find(root)
     if record is None:
         _forget(0)
+        if lock.is_held(root):
+            raise LocalModeError(_does_not_answer(root))
         return False
     with suppress(ProcessLookupError):
         os.kill(record.pid, signal.SIGTERM)
@@ -164,6 +196,15 @@ def stop(root: Root) -> bool:
         time.sleep(POLL_SECONDS)
     _forget(record.pid)
     return True
+
+
+def _does_not_answer(root: Root) -> str:
+    record = ServerRecord.read(root.record)
+    if record and identity(record.pid) == record.process:
+        cure = f"end it with `kill -9 {record.pid}`; its jobs end with it"
+    else:
+        cure = f"end it (`fuser {root.lock}` tells its number); its jobs end with it"
+    return f"A local-mode server holds {root.path}, but does not answer. If it stays so, {cure}."
 
 
 def _forget(pid: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vertex_local.config import LocalModeError, Root
+from vertex_local.config import LocalModeError, Root, open_private
 
-# `is_held` takes the lock for an instant itself, so one refusal does not mean much.
+# `is_held` shares the lock for an instant itself, so one refusal does not mean much.
 ATTEMPTS, PAUSE_SECONDS = 5, 0.02
 
 
@@ -24,7 +25,7 @@ def exclusive(root: Root) -> Iterator[None]:
     Raises:
         AlreadyServed: if another process holds it.
     """
-    with open(root.lock, "w") as file:
+    with os.fdopen(open_private(root.lock, os.O_WRONLY), "w") as file:
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,9 +41,15 @@ def exclusive(root: Root) -> Iterator[None]:
 
 
 def is_held(root: Root) -> bool:
-    """Return whether a server holds this root now."""
+    """Return whether a server holds this root now, whoever may answer on its ports."""
     try:
-        with exclusive(root):
-            return False
-    except AlreadyServed:
+        descriptor = os.open(root.lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
+    return False

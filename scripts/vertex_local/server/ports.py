@@ -53,4 +53,9 @@ def number(listener: socket.socket) -> int:
 
 def url(listener: socket.socket) -> str:
     """Return the base URL of a listening socket."""
-    return f"http://{HOST}:{listener.getsockname()[1]}"
+    return f"http://{HOST}:{number(listener)}"
+
+
+def number(listener: socket.socket) -> int:
+    """Return the TCP port of a listening socket."""
+    return int(listener.getsockname()[1])

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
 
 import anyio.to_thread
 import uvicorn
+from starlette.types import ASGIApp
 
-from vertex_local.config import Root, ServerRecord
+from vertex_local import secret
+from vertex_local.config import HOST, Root, ServerRecord
 from vertex_local.console import routes as console
 from vertex_local.console.gate import Session
 from vertex_local.console.routes import Console
 from vertex_local.jobs import runner
 from vertex_local.jobs.runner import Runner
-from vertex_local.server import ports
+from vertex_local.secret import Key
+from vertex_local.server import access, ports
+from vertex_local.server.access import Gate, Passes
+from vertex_local.server.identity import identity
 from vertex_local.server.lock import exclusive
 from vertex_local.storage import Buckets
+from vertex_local.storage.objects import Objects
 from vertex_local.training.handlers import Service
 from vertex_local.training.records import Records
 from vertex_local.training.routes import application
@@ -37,35 +45,57 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
     Raises:
         LocalModeError: if the folder cannot be used or a port is taken.
     """
+    os.umask(0o077)  # whatever is written here, by jobs as well, is for the owner only
     root.create()
     last = ServerRecord.read(root.record)  # its ports are in the clients of running notebooks
     with (
         exclusive(root),
         ports.listen(api_port, last.api_url if last else "") as api,
         ports.listen(storage_port, last.storage_url if last else "") as storage,
-        Buckets(root, storage) as buckets,
         closing(Records(root.database)) as records,
     ):
-        runner.recover(records)
-        record = ServerRecord(
-            os.getpid(), ports.url(api), ports.url(storage), secrets.token_urlsafe(32)
-        )
-        jobs = Runner(root, records, buckets.read, record.storage_url)
-        service = Service(records, jobs)
-        session = Session(record.api_url)
-        app = application(service, record.token)
-        app.router.routes.append(console.new_link(session))
-        page = Console(service, buckets.objects, session, ports.number(api))
-        server = _Server(
-            uvicorn.Config(console.beside(page, app), log_level="warning", lifespan="off"), records
-        )
-        # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        try:
-            record.write(root)
-            server.run(sockets=[api])
-        finally:
-            jobs.stop()
+        key, token = Key.of(root), secret.new()
+        in_path = key.in_path(ports.number(storage))
+        passes, address = Passes(in_path, token), ports.url(storage)
+
+        def behind_gate(app: ASGIApp, **settings: Any) -> uvicorn.Config:
+            gate = Gate(app, ports.number(storage), key, passes, access.MOVED)
+            return access.plain_http(gate, **settings)
+
+        with Buckets(root, storage, behind_gate) as buckets:
+            runner.recover(records)
+            jobs = Runner(root, records, buckets.read, partial(_lent, passes, address))
+            process = str(identity(os.getpid()))
+            record = ServerRecord(
+                os.getpid(), process, ports.url(api), f"{address}/{in_path}", token
+            )
+            app = _application(Service(records, jobs), buckets.objects, ports.number(api), key, token)
+            server = _Server(access.plain_http(app, lifespan="off", log_level="warning"), records)
+            # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            try:
+                record.write(root)
+                server.run(sockets=[api])
+            finally:
+                jobs.stop()
+
+
+def _application(
+    service: Service, objects: Objects, port: int, key: Key, token: str
+) -> ASGIApp:
+    """Return the training API behind the gate, and beside it the page for people with its own."""
+    session = Session(f"http://{HOST}:{port}")
+    api = application(service)
+    api.router.routes.append(console.new_link(session))
+    gate = Gate(api, port, key, Passes(token), access.NO_TOKEN)
+    return console.beside(Console(service, objects, session, port), gate)
+
+
+@contextmanager
+def _lent(passes: Passes, address: str) -> Iterator[str]:
+    """Give a job an address of Cloud Storage of its own, which its logs may tell once it ended."""
+    with passes.lent() as in_path:
+        yield f"{address}/{in_path}"
 
 
 class _Server(uvicorn.Server):

@@ -45,8 +45,9 @@ async def _call(request: Request, content: bytes) -> tuple[int, str, bytes]:
     except ValueError as err:
         raise BadRequest(f"Failed to parse batch request: {first!r}") from err
     url = urlsplit(target)
-    if url.path.startswith(("/batch", "/upload", "/download")):
-        raise BadRequest(f"A batch cannot contain {url.path}")
+    path = url.path.removeprefix(request.scope["root_path"])  # the secret, in each part again
+    if path.startswith(("/batch", "/upload", "/download")):
+        raise BadRequest(f"A batch cannot contain {path}")
     headers = [(b"host", request.headers["host"].encode())]  # the batch itself has been let in
     for line in lines:
         key, _, value = line.partition(":")
@@ -55,8 +56,8 @@ async def _call(request: Request, content: bytes) -> tuple[int, str, bytes]:
     scope = {
         **request.scope,
         "method": method.upper(),
-        "path": url.path,
-        "raw_path": url.path.encode(),
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": url.query.encode(),
         "headers": headers,
         "state": {},

@@ -46,12 +46,6 @@ class BadChecksum(BadRequest):
     code = "BadDigest"
 
 
-class Forbidden(StorageError):
-    """The request comes from a web page."""
-
-    http, reason, code = HTTPStatus.FORBIDDEN, "forbidden", "AccessDenied"
-
-
 class NotFound(StorageError):
     """There is no such bucket, object or upload."""
 

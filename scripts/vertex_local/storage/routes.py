@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -17,9 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vertex_local.faults.store import Faults
-from vertex_local.server import access
 from vertex_local.storage import batch, bucket_handlers, object_handlers, upload_handlers
-from vertex_local.storage.errors import Forbidden, NotEmulated, StorageError
+from vertex_local.storage.errors import NotEmulated, StorageError
 from vertex_local.storage.faults import StorageFaults
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.requests import objects_of, part
@@ -95,7 +93,7 @@ def application(objects: Objects, faults: Faults) -> Starlette:
     app = Starlette(
         routes=_routes(),
         middleware=[
-            Middleware(_Gate),
+            Middleware(_AsSent),
             Middleware(StorageFaults, faults=faults, answer=_response_at),
         ],
         exception_handlers={
@@ -111,18 +109,13 @@ def application(objects: Objects, faults: Faults) -> Starlette:
     return app
 
 
-class _Gate:
-    """ASGI middleware: keeps web pages out, and lets routes see the path as it was sent."""
+class _AsSent:
+    """ASGI middleware that lets routes see the path as it was sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        if reason := access.refusal(Headers(scope=scope)):
-            await _response(Forbidden(reason), xml=False)(scope, receive, send)
-            return
         path = scope.get("raw_path", b"").split(b"?")[0].decode("latin-1")
         await self._app({**scope, "path": path or scope["path"]}, receive, send)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 
@@ -24,14 +25,20 @@ class Buckets:
     Args:
         root: its `buckets` folder holds the data.
         listener: the socket to answer on.
+        configure: makes the settings of the server of an application; decides who may ask.
 
     Raises:
         LocalModeError: if the metadata of the buckets cannot be read.
     """
 
-    def __init__(self, root: Root, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        root: Root,
+        listener: socket.socket,
+        configure: Callable[..., uvicorn.Config] = uvicorn.Config,
+    ) -> None:
         self.objects = Objects(root)
-        config = uvicorn.Config(
+        config = configure(
             application(self.objects, Faults(root)),
             log_level="warning",
             access_log=False,

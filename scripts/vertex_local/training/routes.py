@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vertex_local import errors
-from vertex_local.server.access import OwnClientsOnly
 from vertex_local.training import handlers, wire
 from vertex_local.training.handlers import Service
 from vertex_local.training.names import ResourceName
@@ -35,14 +32,13 @@ CREATORS = {
 }
 
 
-def application(service: Service, token: str) -> Starlette:
+def application(service: Service) -> Starlette:
     """Return the web application.
 
     Args:
         service: what the handlers work on.
-        token: bearer token that every request must carry.
     """
-    routes = [Route("/healthz", healthz, methods=["GET"])]
+    routes = []
     for kind in KINDS:
         routes += [
             Route(f"{PARENT}/{kind}", create, methods=["POST"]),
@@ -63,7 +59,6 @@ def application(service: Service, token: str) -> Starlette:
     routes += [Route(path, refuse, methods=METHODS) for path in (tuning, tuning + "/{id}")]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(OwnClientsOnly, token=token)],
         exception_handlers={
             errors.ApiError: errors.handle_api_error,
             HTTPException: errors.handle_http_error,
@@ -72,10 +67,6 @@ def application(service: Service, token: str) -> Starlette:
     )
     app.state.service = service
     return app
-
-
-async def healthz(_request: Request) -> Response:
-    return Response(str(os.getpid()))
 
 
 async def create(request: Request) -> Response:
