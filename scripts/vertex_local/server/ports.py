@@ -46,11 +46,6 @@ def _server(port: int) -> socket.socket:
     return listener
 
 
-def number(listener: socket.socket) -> int:
-    """Return the TCP port of a listening socket."""
-    return int(listener.getsockname()[1])
-
-
 def url(listener: socket.socket) -> str:
     """Return the base URL of a listening socket."""
     return f"http://{HOST}:{number(listener)}"

@@ -69,7 +69,9 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
             record = ServerRecord(
                 os.getpid(), process, ports.url(api), f"{address}/{in_path}", token
             )
-            app = _application(Service(records, jobs), buckets.objects, ports.number(api), key, token)
+            app = _application(
+                Service(records, jobs), buckets.objects, ports.number(api), key, token
+            )
             server = _Server(access.plain_http(app, lifespan="off", log_level="warning"), records)
             # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
             signal.signal(signal.SIGTERM, lambda *_: None)
@@ -80,9 +82,7 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
                 jobs.stop()
 
 
-def _application(
-    service: Service, objects: Objects, port: int, key: Key, token: str
-) -> ASGIApp:
+def _application(service: Service, objects: Objects, port: int, key: Key, token: str) -> ASGIApp:
     """Return the training API behind the gate, and beside it the page for people with its own."""
     session = Session(f"http://{HOST}:{port}")
     api = application(service)

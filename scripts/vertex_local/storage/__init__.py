@@ -1,6 +1,6 @@
 """Cloud Storage on this machine: a small server of our own, in which the file tree is the truth.
 
-May import the modules at the top of `vertex_local`, and `server.access`; nothing of `training` and
+May import the modules at the top of `vertex_local`; nothing of `training` and
 `jobs`.
 """
 

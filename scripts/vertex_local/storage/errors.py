@@ -46,6 +46,12 @@ class BadChecksum(BadRequest):
     code = "BadDigest"
 
 
+class Forbidden(StorageError):
+    """Whoever asks has no permission for that, because a fault says so."""
+
+    http, reason, code = HTTPStatus.FORBIDDEN, "forbidden", "AccessDenied"
+
+
 class NotFound(StorageError):
     """There is no such bucket, object or upload."""
 
