@@ -1,7 +1,6 @@
 """Cloud Storage on this machine: a small server of our own, in which the file tree is the truth.
 
-May import the modules at the top of `vertex_local`; nothing of `training` and
-`jobs`.
+May import the modules at the top of `vertex_local`; nothing of `training` and `jobs`.
 """
 
 from vertex_local.storage.names import bucket_name_problem
