@@ -102,6 +102,16 @@ class Root:
         return self.path / "key"
 
     @property
+    def account(self) -> Path:
+        """Key file of local mode's own account, which Google's libraries find instead of others."""
+        return self.path / "account.json"
+
+    @property
+    def trusted(self) -> Path:
+        """Certificates that gRPC clients trust: the usual ones, and the running server's."""
+        return self.path / "roots.pem"
+
+    @property
     def token(self) -> Path:
         """The running server's token by itself, as the gcloud command reads it."""
         return self.path / "token"
@@ -200,14 +210,46 @@ def find_root() -> Root:
 def without_account(root: Root) -> dict[str, str]:
     """Return environment variables with which no Google library or tool finds a real account.
 
-    Sources: google.auth.environment_vars, and `gcloud topic configurations`.
+    Sources: google.auth.environment_vars, google-cloud-cpp's `google_application_default_
+    credentials_file.cc`, TensorFlow's `google_auth_provider.cc`, `gcloud topic configurations`.
     """
     return {
-        "GOOGLE_APPLICATION_CREDENTIALS": "",
-        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # the usual folder may hold a login
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs: no gRPC, which is not answered here
+        "GOOGLE_APPLICATION_CREDENTIALS": str(root.account),
+        "GOOGLE_GCLOUD_ADC_PATH_OVERRIDE": str(root.account),  # C++: where else a login would be
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "local-mode-has-no-account",  # TensorFlow, TensorStore
+        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # where else a login would be found
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs: no gRPC for storage
         "NO_GCE_CHECK": "true",  # do not ask whether this is a machine of Google's
     }
+
+
+def google_clients(root: Root, storage_url: str) -> dict[str, str]:
+    """Return environment variables that point Google's clients, in any language, at local mode.
+
+    Sources: google.cloud.storage._helpers, google-cloud-cpp's `client.cc`, TensorStore's
+    documentation of its driver `gcs`, TensorFlow's `gcs_file_system.cc`, gRPC's
+    `environment_variables.md`.
+
+    Args:
+        root: whose server must be running, or about to start.
+        storage_url: base URL of Cloud Storage, the secret at its end.
+    """
+    address, _, secret = storage_url.rpartition("/")
+    variables = {
+        "STORAGE_EMULATOR_HOST": storage_url,  # Python, Go, Java, Node
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": storage_url,  # C++, and Arrow with it
+        "TENSORSTORE_GCS_HTTP_URL": storage_url,
+        # Services without a part here, so that they are refused by name and not asked.
+        "BIGQUERY_EMULATOR_HOST": f"{storage_url}/storage/elsewhere",
+        "GOOGLE_GEMINI_BASE_URL": f"{storage_url}/storage/elsewhere",
+        "GOOGLE_VERTEX_BASE_URL": f"{storage_url}/storage/elsewhere",
+        "GCE_METADATA_HOST": address.rpartition("/")[2],  # nor find a virtual machine's account
+        "GCS_RETRY_CONFIG_MAX_RETRIES": "0",  # TensorFlow knows no other address: give up at once
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(root.trusted),
+    }
+    if record := ServerRecord.read(root.record):
+        variables["grpc_proxy"] = f"http://local:{secret}@{record.tunnel}"
+    return variables
 
 
 def past_proxies() -> dict[str, str]:
@@ -252,6 +294,7 @@ class ServerRecord:
         api_url: base URL of the training API, without a trailing slash.
         storage_url: base URL of Cloud Storage, without a trailing slash. Its last part is a secret.
         token: bearer token that the training API asks for; Cloud Storage takes it as well.
+        tunnel: host and port of the proxy that leads gRPC clients here.
     """
 
     pid: int
@@ -259,6 +302,7 @@ class ServerRecord:
     api_url: str
     storage_url: str = field(repr=False)
     token: str = field(repr=False)
+    tunnel: str
 
     @property
     def storage_address(self) -> str:
@@ -275,7 +319,8 @@ class ServerRecord:
         """Return the saved record, or None if there is none that can be used."""
         try:
             record = cls(**json.loads(path.read_text()))
-            ports = [urlsplit(url).port for url in (record.api_url, record.storage_url)]
+            urls = (record.api_url, record.storage_url, f"//{record.tunnel}")
+            ports = [urlsplit(url).port for url in urls]
         except (OSError, ValueError, TypeError, AttributeError):
             return None
         whole = all(isinstance(value, str) for value in list(vars(record).values())[1:])

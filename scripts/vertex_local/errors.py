@@ -11,6 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from vertex_local import features
+
 logger = logging.getLogger(__name__)
 
 API_PATH = re.compile(r"/(v\d\w*|ui)/")  # below these, Google has more services than local mode
@@ -67,12 +69,17 @@ class NotFound(ApiError):
 
 
 class Unimplemented(ApiError):
-    """Vertex AI can do this; local mode cannot."""
+    """Vertex AI can do this; local mode cannot. Not 501: gcloud repeats that for half a minute.
 
-    http, code = HTTPStatus.NOT_IMPLEMENTED, code_pb2.UNIMPLEMENTED
+    Args:
+        feature: in Vertex AI's terms.
+        instead: what to do without it.
+    """
 
-    def __init__(self, feature: str) -> None:
-        super().__init__(f"works on Vertex AI, not in local mode: {feature}")
+    http, code = HTTPStatus.METHOD_NOT_ALLOWED, code_pb2.UNIMPLEMENTED
+
+    def __init__(self, feature: str, instead: str = "") -> None:
+        super().__init__(features.sentence("Vertex AI", feature, instead))
 
 
 def response(error: ApiError) -> JSONResponse:
@@ -99,7 +106,7 @@ def handle_http_error(request: Request, error: Exception) -> JSONResponse:
         return response(InvalidArgument(f"Invalid resource name: {path}"))
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED or not API_PATH.match(path):
         return response(NotFound(f"Method not found: {method} {path}"))
-    return response(Unimplemented(f"{method} {path}"))
+    return response(Unimplemented(*features.of_path(method, path)))
 
 
 def handle_crash(request: Request, error: Exception) -> JSONResponse:

@@ -84,7 +84,7 @@ def test_a_path_below_gcs_in_a_command_is_the_bucket(bucket: storage.Bucket) -> 
 def test_a_container_that_only_its_image_can_run_is_refused_by_name(
     bucket: storage.Bucket, command: tuple[str, ...], words: str
 ) -> None:
-    with pytest.raises(exceptions.MethodNotImplemented, match="not in local mode") as caught:
+    with pytest.raises(exceptions.MethodNotAllowed, match="not in local mode") as caught:
         container_job(bucket, *command).run(**MACHINE)
     assert words in str(caught.value)
 

@@ -325,13 +325,13 @@ def test_whatever_a_script_leaves_behind_ends_with_it(
 def test_what_is_not_emulated_is_refused_by_name(
     script: Path, bucket: storage.Bucket, options: dict[str, object], feature: str
 ) -> None:
-    with pytest.raises(exceptions.MethodNotImplemented) as caught:
+    with pytest.raises(exceptions.MethodNotAllowed) as caught:
         run(make_job(script, bucket, "pass\n"), **options)
     assert "works on Vertex AI, not in local mode: " + feature in str(caught.value)
 
 
 def test_other_services_are_refused_by_name(server: ServerRecord) -> None:
-    with pytest.raises(exceptions.MethodNotImplemented, match=r"GET /v1/projects/.*/models"):
+    with pytest.raises(exceptions.MethodNotAllowed, match=r"GET /v1/projects/.*/models"):
         aiplatform.Model.list()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
 import pytest
 from google.cloud.aiplatform_v1 import types
 
+from vertex_local import features
 from vertex_local.errors import Unimplemented
 from vertex_local.jobs import options
 
@@ -62,8 +65,17 @@ def test_a_refusal_names_everything_that_is_refused() -> None:
     job = types.CustomJob(encryption_spec={"kms_key_name": "k"}, job_spec=asked)
     with pytest.raises(Unimplemented) as caught:
         options.check(job, job.job_spec)
-    names = "encryption_spec, network, nfs_mounts, machine_spec.tpu_topology"
-    assert str(caught.value) == f"works on Vertex AI, not in local mode: {names}"
+    assert str(caught.value) == (
+        "works on Vertex AI, not in local mode: encryption keys of your own (encryption_spec), "
+        "VPC networks (network), NFS (nfs_mounts), TPUs (machine_spec.tpu_topology) "
+        f"(as of version {metadata.version('vertex-ai-workshop')}). Read from a bucket."
+    )
+
+
+@pytest.mark.parametrize("name", [*options.REFUSED_IN_JOBS, *options.REFUSED_IN_POOLS])
+def test_each_refused_field_is_a_feature_in_googles_terms(name: str) -> None:
+    feature, _ = features.of_fields([name])
+    assert feature.endswith(f" ({name})")
 
 
 def test_what_everybody_sends_is_not_said_to_be_without_effect() -> None:

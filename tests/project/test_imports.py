@@ -19,7 +19,7 @@ Graph = dict[str, set[str]]  # a module and what it imports
 
 # Each row may import from itself and from the rows above it.
 ROWS = (
-    ("config", "errors", "imports", "costs", "pip_settings", "secret"),
+    ("config", "errors", "features", "imports", "costs", "pip_settings", "secret"),
     ("faults", "faults.kinds", "faults.store", "faults.mounted", "faults.gcs.*"),
     ("storage", "storage.*"),
     ("training", "training.states", "training.names", "training.wire", "training.records"),

@@ -334,13 +334,13 @@ def test_folder_placeholders(bucket: storage.Bucket, root: Root) -> None:
     bucket.blob("f/").delete()
     bucket.blob("g/").delete()
     assert list((root.buckets / bucket.name).iterdir()) == []
-    with pytest.raises(exceptions.MethodNotImplemented, match="not empty"):
+    with pytest.raises(exceptions.MethodNotAllowed, match="not empty"):
         bucket.blob("h/").upload_from_string("content")
 
 
 def test_the_live_objects_are_the_only_versions(listed: storage.Bucket) -> None:
     assert names(listed.list_blobs(versions=True)) == sorted(LISTED)
-    with pytest.raises(exceptions.MethodNotImplemented, match="the parameter softDeleted"):
+    with pytest.raises(exceptions.MethodNotAllowed, match="the parameter softDeleted"):
         list(listed.list_blobs(soft_deleted=True))
 
 
@@ -468,7 +468,7 @@ def test_gzip_content_is_unpacked_for_clients_that_cannot(bucket: storage.Bucket
 def test_what_is_not_emulated_is_refused_by_name(
     bucket: storage.Bucket, client: storage.Client
 ) -> None:
-    refused = exceptions.MethodNotImplemented
+    refused = exceptions.MethodNotAllowed
     with pytest.raises(refused, match="works on Cloud Storage, not in local mode: IAM"):
         bucket.get_iam_policy()
     with pytest.raises(refused, match="notifications"):
@@ -500,4 +500,4 @@ def test_what_is_not_emulated_is_refused_by_name(
         (requests.get(url, timeout=30), "listing with the XML API"),
         (requests.put(f"{url}/z", b"z", timeout=30), "PUT of an object with the XML API"),
     ):
-        assert answer.status_code == 501 and f"not in local mode: {feature}" in answer.text
+        assert answer.status_code == 405 and f"not in local mode: {feature}" in answer.text

@@ -19,6 +19,7 @@ from google.cloud.aiplatform_v1.types import (
     WorkerPoolSpec,
 )
 
+from vertex_local import features
 from vertex_local.errors import InvalidArgument, Unimplemented
 from vertex_local.jobs import command, machines
 
@@ -89,7 +90,7 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
         *(f"{place}.{why}" for place, pool in _used_pools(spec) if (why := _obstacle(pool))),
     ]
     if refused:
-        raise Unimplemented(", ".join(refused))
+        raise Unimplemented(*features.of_fields(refused))
     _check_names(resource)
     pools = spec.worker_pool_specs
     if not pools or pools[0].replica_count != 1:

@@ -22,6 +22,7 @@ from vertex_local.config import (
     HOST,
     PROJECT_NUMBER,
     Root,
+    google_clients,
     past_proxies,
     shell_tools,
     without_account,
@@ -110,10 +111,10 @@ def environment(
     name = ResourceName.of(job)
     variables = {each: os.environ[each] for each in PASSED_ON if each in os.environ}
     variables |= without_account(root) | past_proxies() | shell_tools(root, storage_url)
+    variables |= google_clients(root, storage_url)
     variables |= {
         "PATH": os.environ.get("PATH", os.defpath),
         "PYTHONUNBUFFERED": "1",
-        "STORAGE_EMULATOR_HOST": storage_url,
         mount.BUCKETS: str(root.buckets),
         "CLOUD_ML_PROJECT_ID": PROJECT_NUMBER,
         "CLOUD_ML_REGION": name.location,

@@ -18,8 +18,8 @@ def environment(root: Root, record: ServerRecord) -> dict[str, str]:
         config.without_account(root)
         | config.past_proxies()
         | config.shell_tools(root, record.storage_url)
+        | config.google_clients(root, record.storage_url)
         | {
-            "STORAGE_EMULATOR_HOST": record.storage_url,
             "GOOGLE_CLOUD_PROJECT": config.PROJECT,
             "GOOGLE_CLOUD_REGION": config.DEFAULT_REGION,
             "CLOUDSDK_AI_REGION": config.DEFAULT_REGION,

@@ -23,8 +23,11 @@ from vertex_local.jobs.runner import Runner
 from vertex_local.secret import Key
 from vertex_local.server import access, ports
 from vertex_local.server.access import Gate, Passes
+from vertex_local.server.account import Account, certificate
 from vertex_local.server.identity import identity
 from vertex_local.server.lock import exclusive
+from vertex_local.server.rpc import RpcService
+from vertex_local.server.tunnel import Tunnel
 from vertex_local.storage import Buckets
 from vertex_local.storage.objects import Objects
 from vertex_local.training.handlers import Service
@@ -52,6 +55,7 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
         exclusive(root),
         ports.listen(api_port, last.api_url if last else "") as api,
         ports.listen(storage_port, last.storage_url if last else "") as storage,
+        ports.listen(0, f"//{last.tunnel}" if last else "") as tunnel,
         closing(Records(root.database)) as records,
     ):
         key, token = Key.of(root), secret.new()
@@ -62,12 +66,22 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
             gate = Gate(app, ports.number(storage), key, passes, access.MOVED)
             return access.plain_http(gate, **settings)
 
-        with Buckets(root, storage, behind_gate) as buckets:
+        account = Account(root, f"{ports.url(api)}/{token}/token")
+        with (
+            Buckets(root, storage, behind_gate) as buckets,
+            RpcService(ports.url(api), token, account, certificate(root)) as rpc,
+            Tunnel(tunnel, passes, rpc.port),
+        ):
             runner.recover(records)
             jobs = Runner(root, records, buckets.read, partial(_lent, passes, address))
             process = str(identity(os.getpid()))
             record = ServerRecord(
-                os.getpid(), process, ports.url(api), f"{address}/{in_path}", token
+                os.getpid(),
+                process,
+                ports.url(api),
+                f"{address}/{in_path}",
+                token,
+                f"{HOST}:{ports.number(tunnel)}",
             )
             app = _application(
                 Service(records, jobs), buckets.objects, ports.number(api), key, token

@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from xml.sax.saxutils import escape
 
+from vertex_local import features
+
 
 class StorageError(Exception):
     """An error that Cloud Storage reports to its caller.
@@ -115,12 +117,17 @@ class Unavailable(StorageError):
 
 
 class NotEmulated(StorageError):
-    """Cloud Storage can do this; local mode cannot."""
+    """Cloud Storage can do this; local mode cannot. Not 501: gcsfs repeats that for half a minute.
 
-    http, reason, code = HTTPStatus.NOT_IMPLEMENTED, "notImplemented", "NotImplemented"
+    Args:
+        feature: in Cloud Storage's terms.
+        instead: what to do without it.
+    """
 
-    def __init__(self, feature: str) -> None:
-        super().__init__(f"works on Cloud Storage, not in local mode: {feature}")
+    http, reason, code = HTTPStatus.METHOD_NOT_ALLOWED, "notImplemented", "NotImplemented"
+
+    def __init__(self, feature: str, instead: str = "") -> None:
+        super().__init__(features.sentence("Cloud Storage", feature, instead))
 
 
 def no_bucket() -> NotFound:

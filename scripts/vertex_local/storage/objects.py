@@ -201,12 +201,10 @@ class Objects:
             self._tree.make_folders(bucket, path)
             try:
                 os.replace(partial.path, path)
-            except (IsADirectoryError, NotADirectoryError, FileExistsError):
+            except OSError:
                 self._metadata.drop(bucket, name, [new])
-                raise NotEmulated(
-                    f"an object {name!r} beside objects '{name}/…': local mode keeps objects as "
-                    "files, and one name cannot be a file and a folder"
-                ) from None
+                self._tree.check_free(bucket, name)  # a folder may have come in between
+                raise
             self._metadata.drop(bucket, name, known.keys() - {new})
         return document
 
@@ -215,8 +213,9 @@ class Objects:
         if problem := names.object_name_problem(name):
             raise BadRequest(f"Invalid object name: {name!r}: {problem}.")
         if limit := names.object_name_limit(name):
-            raise NotEmulated(f"an object name {limit}; local mode keeps objects as files")
+            raise NotEmulated(f"an object name {limit}, because local mode keeps objects as files")
         self._tree.bucket(bucket)
+        self._tree.check_free(bucket, name)
 
     def check_conditions(self, bucket: str, name: str, conditions: Conditions) -> None:
         """Raise PreconditionFailed if an upload could not be completed now."""

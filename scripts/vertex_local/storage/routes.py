@@ -45,6 +45,7 @@ FEATURES = {
     "serviceAccount": "the project's service account",
     "watch": "notifications",
 }
+ELSEWHERE = {"bigquery": "BigQuery", "v1": "Gemini models", "v1beta1": "Gemini models"}
 
 
 def _routes() -> list[Route]:
@@ -127,6 +128,8 @@ async def xml_bucket(request: Request) -> Response:
 
 async def not_emulated(request: Request) -> Response:
     words = request.scope["path"].split("/")
+    if words[2] == "elsewhere":  # see config.google_clients
+        raise NotEmulated(ELSEWHERE.get(words[3], "this service of Google's"))
     for word in words[4:]:
         if word in FEATURES and (words[-1] == word or word in words[5:7]):
             raise NotEmulated(f"{FEATURES[word]} ({request.method} …/{word})")

@@ -57,10 +57,23 @@ class Tree:
                 try:
                     (top / folder).mkdir()
                 except FileExistsError:
-                    raise NotEmulated(
-                        f"an object '{folder}/…' beside an object '{folder}': local mode keeps "
-                        "objects as files, and one name cannot be a file and a folder"
-                    ) from None
+                    raise _file_and_folder(f"{folder}/…", str(folder)) from None
+
+    def check_free(self, bucket: str, name: str) -> None:
+        """Refuse a name that cannot be a file beside what is there, before its bytes come."""
+        path = self.top / bucket
+        *folders, last = name.removesuffix("/").split("/")
+        for number, part in enumerate(folders, start=1):
+            path = path / part
+            if path.is_file():
+                raise _file_and_folder(
+                    f"{'/'.join(folders[:number])}/…", "/".join(folders[:number])
+                )
+        path = path / last
+        if is_folder(path) and not name.endswith("/"):
+            raise _file_and_folder(name, f"{name}/…")
+        if path.is_file() and name.endswith("/"):
+            raise _file_and_folder(name, name.removesuffix("/"))
 
     def check_case(self, bucket: str, name: str) -> None:
         """Refuse a name that differs from another only in case, if the file system ignores case."""
@@ -76,6 +89,14 @@ class Tree:
                     "file system takes them for one"
                 )
             path = path / part
+
+
+def _file_and_folder(name: str, other: str) -> NotEmulated:
+    return NotEmulated(
+        f"an object {name!r} beside an object {other!r}, because local mode keeps objects as "
+        "files, and one name cannot be a file and a folder",
+        "Choose another name",
+    )
 
 
 def is_folder(path: Path | str) -> bool:

@@ -67,6 +67,7 @@ async def _whole(
     plan = intent(request, part(request, "bucket"), metadata, _fields(request, metadata))
     if media_type:
         plan.fields.setdefault("contentType", media_type)
+    objects.check_writable(plan.bucket, plan.name)
     with Partial(objects.incoming) as partial:
         rest = await receive(content, partial)
         document = await run_in_threadpool(_finish, objects, plan, partial, rest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -44,7 +45,11 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
     location = ResourceName.parse(parent)
     pipeline = wire.parse(TrainingPipeline, body)
     if pipeline.training_task_definition != wire.TASK_DEFINITION:
-        raise Unimplemented(f"training_task_definition {pipeline.training_task_definition!r}")
+        kind = pipeline.training_task_definition.rpartition("/")[2] or "an empty definition"
+        raise Unimplemented(
+            f"AutoML and other training than of your own code (training_task_definition {kind})",
+            "Train with a script: CustomTrainingJob",
+        )
     spec = wire.job_spec(pipeline)
     options.check(pipeline, spec)
     job = CustomJob(
@@ -145,6 +150,27 @@ def cancel(service: Service, name: str) -> None:
         resource = cast(CustomJob, service.records.get(wire.backing_job(resource)))
     if not states.is_final(resource.state):
         service.runner.cancel(resource.name)
+
+
+def access_token(body: bytes) -> dict[str, Any]:
+    """Return what a client gets that signs in with local mode's own account.
+
+    Cloud Storage's clients, and those for which everything of Google's is one, get a word that
+    opens nothing anywhere: they know local mode's address. Any other client would go on to Google,
+    and is told not to. The form of both: RFC 6749, sections 5.1 and 5.2.
+    """
+    scopes = wire.scopes(body)
+    others = {
+        scope for scope in scopes if not re.search(r"/(cloud-platform|devstorage\.\w+)", scope)
+    }
+    if others:
+        what = ", ".join(sorted(scope.rpartition("/")[2] for scope in others))
+        return {
+            "error": "access_denied",
+            "error_description": "Local mode of Vertex AI has no account, and does not emulate "
+            f"this service ({what}). It works on Google Cloud, with another kernel or shell.",
+        }
+    return {"access_token": "local-mode-has-no-account", "expires_in": 3600, "token_type": "Bearer"}
 
 
 def list_log_entries(service: Service, body: bytes) -> list[dict[str, Any]]:

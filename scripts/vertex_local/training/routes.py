@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from vertex_local import errors
+from vertex_local import errors, features
 from vertex_local.training import handlers, wire
 from vertex_local.training.handlers import Service
 from vertex_local.training.names import ResourceName
@@ -53,6 +53,7 @@ def application(service: Service) -> Starlette:
         for version in ("/v1", "/ui")
     ]
     routes.append(Route("/v2/entries:list", list_log_entries, methods=["POST"]))
+    routes.append(Route("/token", access_token, methods=["POST"]))
     # There are none here; but tools may ask.
     tuning = f"{PARENT}/hyperparameterTuningJobs"
     routes.append(Route(tuning, list_kind, methods=["GET"]))
@@ -105,8 +106,14 @@ async def list_log_entries(request: Request) -> Response:
     return JSONResponse({"entries": found})
 
 
+async def access_token(request: Request) -> Response:
+    """Answer a client that signs in with local mode's own account: see `handlers.access_token`."""
+    answer = handlers.access_token(await _body(request))
+    return JSONResponse(answer, 400 if "error" in answer else 200)
+
+
 async def refuse(request: Request) -> Response:
-    raise errors.Unimplemented(f"{request.method} {request.url.path}")
+    raise errors.Unimplemented(*features.of_path(request.method, request.scope["path"]))
 
 
 async def delete(request: Request) -> Response:

@@ -11,8 +11,11 @@ import functools
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from urllib.parse import parse_qs
 
 import proto
+from google.auth import jwt
+from google.auth.exceptions import GoogleAuthError
 from google.cloud.aiplatform_v1.types import CustomJobSpec, TrainingPipeline
 from google.protobuf import json_format, struct_pb2
 
@@ -65,6 +68,19 @@ def log_filter(body: bytes) -> str:
         return str(json.loads(body)["filter"])
     except (ValueError, KeyError, TypeError) as err:
         raise InvalidArgument(f"A request for log entries needs a filter: {err!r}") from err
+
+
+def scopes(body: bytes) -> list[str]:
+    """Return what a service account asks access to, with the form of RFC 7523.
+
+    Raises:
+        InvalidArgument: if the request has another form.
+    """
+    try:
+        assertion = parse_qs(body.decode())["assertion"][0]
+        return str(jwt.decode(assertion, verify=False).get("scope", "")).split()
+    except (UnicodeDecodeError, KeyError, ValueError, GoogleAuthError) as err:
+        raise InvalidArgument(f"A request for an access token needs an assertion: {err!r}") from err
 
 
 def finished_operation(name: str) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Local mode's own account: what Google's libraries find in place of the user's, in any language.
+
+`account.json` is a service account's key file, as `GOOGLE_APPLICATION_CREDENTIALS` names one; its
+token address is local mode itself. Google knows no such account, so whatever a client does with it,
+nothing of the user's leaves. `roots.pem` lets gRPC clients trust the tunnel of this server.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import certifi
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from google.auth import jwt
+from google.auth.exceptions import GoogleAuthError
+
+from vertex_local.config import PROJECT, Root, write_private
+
+EMAIL = f"local-mode@{PROJECT}.iam.gserviceaccount.com"
+GOOGLE = "googleapis.com"
+KEY_BITS = 2048  # the least that Google's libraries accept
+CERTIFICATE_DAYS = 3650
+
+
+class Account:
+    """The account of one root, made when it is first needed.
+
+    Args:
+        root: holds the key file.
+        token_url: where clients ask for an access token.
+    """
+
+    def __init__(self, root: Root, token_url: str) -> None:
+        self._private_key = _read_key(root.account) or _new_key()
+        content = {
+            "type": "service_account",
+            "project_id": PROJECT,
+            "private_key_id": "local-mode",
+            "private_key": self._private_key,
+            "client_email": EMAIL,
+            "client_id": "100000000000000000000",
+            "auth_uri": token_url,
+            "token_uri": token_url,
+        }
+        write_private(root.account, json.dumps(content, indent=1))
+        private = serialization.load_pem_private_key(self._private_key.encode(), None)
+        self._public_key = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def signed(self, token: str) -> bool:
+        """Return whether a JSON web token was made with this account's key, and is not too old."""
+        try:
+            return bool(jwt.decode(token, certs=self._public_key)["iss"] == EMAIL)
+        except (GoogleAuthError, ValueError, KeyError):
+            return False
+
+
+def _read_key(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_text())["private_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _new_key() -> str:
+    return _pem(rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)).decode()
+
+
+def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def certificate(root: Root) -> tuple[bytes, bytes]:
+    """Return a new private key, and a certificate for Google's host names that it belongs to.
+
+    Clients of this root trust it beside the usual ones, because `roots.pem` says so.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Local mode of Vertex AI")])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{GOOGLE}")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    write_private(root.trusted, pem.decode() + Path(certifi.where()).read_text())
+    return _pem(key), pem

@@ -1,0 +1,133 @@
+"""The training API for gRPC clients, which is what Google's clients are if nobody says `rest`.
+
+Each call is passed on to the REST API by Google's own REST transport of the same service, which
+knows how a method becomes a URL. So whatever REST clients can do, gRPC clients can do as well.
+"""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import proto
+from google.api_core.exceptions import GoogleAPICallError
+from google.longrunning import operations_pb2
+from google.oauth2.credentials import Credentials
+
+from vertex_local import errors, features
+from vertex_local.config import HOST
+from vertex_local.server.account import Account
+
+METHOD = re.compile(r"/(?P<package>[\w.]+)\.(?P<service>\w+)/(?P<call>\w+)")
+VERTEX, OPERATIONS = "google.cloud.aiplatform.v1", "google.longrunning"
+CLIENTS = "google.cloud.aiplatform_v1"
+WORKERS = 100  # a GET of an active job waits in a thread of its own
+
+
+class RpcService:
+    """A context manager that serves gRPC on a free port of this machine.
+
+    Args:
+        api_url: base URL of the training API.
+        token: what that API asks for.
+        account: whose tokens are believed, beside that one.
+        identity: private key and certificate, in PEM.
+    """
+
+    def __init__(
+        self, api_url: str, token: str, account: Account, identity: tuple[bytes, bytes]
+    ) -> None:
+        self._api, self._token, self._account = urlsplit(api_url).netloc, token, account
+        handlers = [_Every(self._answer)]
+        self._server = grpc.server(ThreadPoolExecutor(WORKERS), handlers=handlers)
+        security = grpc.ssl_server_credentials([identity])
+        self.port: int = self._server.add_secure_port(f"{HOST}:0", security)
+
+    def __enter__(self) -> RpcService:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(grace=None)
+
+    def _answer(self, method: str, body: bytes, context: grpc.ServicerContext) -> bytes:
+        """Answer one call; its messages are bytes here."""
+        if not self._may_ask(context):
+            context.abort(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "Request is not made with local mode's account. Restart the kernel with the "
+                "local-mode kernel chosen, or run `vertex-local env`.",
+            )
+        try:
+            return _passed_on(self._api, self._token, method, body)
+        except GoogleAPICallError as err:
+            error = err.response.json()["error"]
+            context.abort(grpc.StatusCode[error["status"]], error["message"])
+        except (errors.Unimplemented, ValueError) as err:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, str(err))
+        raise AssertionError("abort raises")
+
+    def _may_ask(self, context: grpc.ServicerContext) -> bool:
+        given = str(dict(context.invocation_metadata()).get("authorization", ""))
+        token = given.removeprefix("Bearer ")
+        return token == self._token or self._account.signed(token)
+
+
+class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Leads every method to one function."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        method = handler_call_details.method
+        return grpc.unary_unary_rpc_method_handler(
+            lambda body, context: self._answer(method, body, context)
+        )
+
+
+def _passed_on(api: str, token: str, method: str, body: bytes) -> bytes:
+    match = METHOD.fullmatch(method)
+    assert match  # gRPC lets no other names through
+    refusal = errors.Unimplemented(
+        *features.of_method(f"{match['package']}.{match['service']}", match["call"])
+    )
+    if match["package"] not in (VERTEX, OPERATIONS):
+        raise refusal
+    if match["package"] == OPERATIONS:
+        call = _transport(api, token, "JobService").get_operation
+        asked = operations_pb2.GetOperationRequest.FromString(body)
+        if match["call"] != "GetOperation":
+            raise refusal
+    else:
+        kind = getattr(import_module(f"{CLIENTS}.types"), f"{match['call']}Request", None)
+        call = getattr(_transport(api, token, match["service"]), _snake(match["call"]), None)
+        if kind is None or call is None:
+            raise refusal
+        asked = kind.deserialize(body)
+    answer = call(asked)
+    if answer is None:  # nothing but that it was done
+        return b""
+    if isinstance(answer, proto.Message):
+        return bytes(type(answer).serialize(answer))
+    return bytes(answer.SerializeToString())
+
+
+@lru_cache
+def _transport(api: str, token: str, service: str) -> Any:
+    """Return Google's REST transport of a service, asking this server."""
+    try:
+        module = import_module(f"{CLIENTS}.services.{_snake(service)}.transports.rest")
+    except ImportError:
+        raise errors.Unimplemented(service) from None
+    kind = getattr(module, f"{service}RestTransport")
+    return kind(host=api, credentials=Credentials(token=token), url_scheme="http")
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,202 @@
+"""Clients that know nothing of local mode: plain scripts, clients built by hand, other languages.
+
+Each runs in a process of its own, with the variables of `vertex-local env`, a fake account in its
+home folder, and a listener to which that account leads: anything that arrives there is a leak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from google.cloud import storage
+from test_jobs import IMAGE
+
+from vertex_local.config import Root, ServerRecord
+from vertex_local.kernel import clients
+
+LIMIT_SECONDS = 60  # far below the minutes for which clients repeat what does not work
+REGION = "us-central1-aiplatform.googleapis.com"
+PARENT = "projects/vertex-local/locations/us-central1"
+POOL = {
+    "machine_spec": {"machine_type": "n1-standard-4"},
+    "replica_count": 1,
+    "container_spec": {"image_uri": IMAGE, "command": ["python3", "-c", "print('ran')"]},
+}
+JOB = {"display_name": "by hand", "job_spec": {"worker_pool_specs": [POOL]}}
+
+
+@dataclass
+class Elsewhere:
+    """A home folder with an account in it, and what came to the address that the account names."""
+
+    home: Path
+    variables: dict[str, str]
+    arrived: list[bytes] = field(default_factory=list)
+
+    def python(self, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a script as a user would, who has only asked for `vertex-local env`."""
+        script = self.home / "plain.py"
+        script.write_text(code)
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", str(script), *words],
+            env=self.variables,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+
+    def works(self, code: str, *words: str) -> str:
+        """Run a script that must work; return what it printed."""
+        finished = self.python(code, *words)
+        assert finished.returncode == 0, finished.stderr
+        assert self.arrived == []
+        return finished.stdout
+
+    def refused(self, code: str, *words: str) -> str:
+        """Run a script that must end in an error; return its last line."""
+        finished = self.python(code, *words)
+        assert finished.returncode == 1, finished.stdout
+        assert self.arrived == []
+        assert "gcloud auth" not in finished.stderr  # no invitation to log in
+        return finished.stderr.strip()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(
+    server: ServerRecord, root: Root, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Elsewhere]:
+    home = tmp_path_factory.mktemp("home")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/token"
+        account = {
+            "type": "authorized_user",
+            "client_id": "me",
+            "client_secret": "mine",
+            "refresh_token": "a-real-token",
+            "token_uri": address,
+        }
+        known = home / ".config" / "gcloud" / "application_default_credentials.json"
+        known.parent.mkdir(parents=True)
+        known.write_text(json.dumps(account))
+        kept = ("PATH", "LANG", "TMPDIR")
+        variables = {key: os.environ[key] for key in kept if key in os.environ}
+        variables |= {"HOME": str(home)} | clients.environment(root, server)
+        made = Elsewhere(home, variables)
+        threading.Thread(target=note, args=(listener, made.arrived), daemon=True).start()
+        yield made
+
+
+def note(listener: socket.socket, arrived: list[bytes]) -> None:
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        with client:
+            arrived.append(client.recv(4096))
+
+
+def test_the_listener_would_see_the_account(elsewhere: Elsewhere) -> None:
+    """What the other tests say: without local mode's variables, it is found and used."""
+    code = """
+import json, pathlib, requests
+home = pathlib.Path.home() / ".config/gcloud/application_default_credentials.json"
+account = json.loads(home.read_text())
+requests.post(account["token_uri"], data=account, timeout=5)
+"""
+    assert elsewhere.python(code).returncode == 1
+    assert b"POST /token" in elsewhere.arrived[0]
+    elsewhere.arrived.clear()
+
+
+def test_a_plain_script_trains_without_a_word_about_local_mode(
+    elsewhere: Elsewhere, bucket: storage.Bucket
+) -> None:
+    code = f"""
+import sys
+from google.cloud import aiplatform
+aiplatform.init(project="vertex-local", location="us-central1", staging_bucket=sys.argv[1])
+open("task.py", "w").write("print('trained')")
+job = aiplatform.CustomTrainingJob("plain", script_path="task.py", container_uri={IMAGE!r})
+job.run(replica_count=1, machine_type="n1-standard-4")
+print(job.state.name)
+"""
+    assert elsewhere.works(code, f"gs://{bucket.name}").endswith("PIPELINE_STATE_SUCCEEDED\n")
+
+
+BY_HAND = f"""
+from google.cloud import aiplatform
+client = aiplatform.gapic.JobServiceClient(client_options={{"api_endpoint": {REGION!r}}})
+job = client.create_custom_job(parent={PARENT!r}, custom_job={JOB!r})
+while client.get_custom_job(name=job.name).state < 4:
+    pass
+print(client.get_custom_job(name=job.name).state.name)
+print([each.display_name for each in client.list_custom_jobs(parent={PARENT!r})][0])
+print(client.delete_custom_job(name=job.name).result())
+client.get_custom_job(name=job.name)
+"""
+
+
+def test_a_client_built_by_hand_works(elsewhere: Elsewhere) -> None:
+    finished = elsewhere.python(BY_HAND)
+    assert finished.stdout.splitlines()[:2] == ["JOB_STATE_SUCCEEDED", "by hand"], finished.stderr
+    assert "NotFound: 404 The resource projects/" in finished.stderr
+    assert elsewhere.arrived == []
+
+
+def test_so_does_an_async_one(elsewhere: Elsewhere) -> None:
+    code = f"""
+import asyncio
+from google.cloud import aiplatform_v1
+async def main():
+    client = aiplatform_v1.PipelineServiceAsyncClient(client_options={{"api_endpoint": {REGION!r}}})
+    pager = await client.list_training_pipelines(parent={PARENT!r})
+    print([each.name async for each in pager][:0])
+asyncio.run(main())
+"""
+    assert elsewhere.works(code) == "[]\n"
+
+
+def test_what_is_wrong_with_a_request_is_said_as_over_rest(elsewhere: Elsewhere) -> None:
+    said = elsewhere.refused(BY_HAND.replace("n1-standard-4", "n1-standard-5"))
+    assert "InvalidArgument: 400" in said and "is not supported" in said
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from google.cloud import bigquery; list(bigquery.Client().query('SELECT 1'))",
+        "from google.cloud import aiplatform_v1 as v; v.FeaturestoreServiceClient()"
+        f".list_featurestores(parent={PARENT!r})",
+        "from google.cloud import aiplatform_v1beta1 as v; v.JobServiceClient()"
+        f".list_custom_jobs(parent={PARENT!r})",
+        "from google import genai\n"
+        "client = genai.Client(vertexai=True, project='vertex-local', location='us-central1')\n"
+        "client.models.generate_content(model='gemini-2.5-pro', contents='x')",
+        "import google.auth, google.auth.transport.requests as r\nc, _ = google.auth.default("
+        "scopes=['https://www.googleapis.com/auth/drive'])\nc.refresh(r.Request())",
+        "import google.auth.compute_engine as c, google.auth.transport.requests as r\n"
+        "c.Credentials().refresh(r.Request())",
+    ],
+    ids=[
+        "bigquery",
+        "another service",
+        "another version",
+        "gemini",
+        "drive",
+        "the account of a virtual machine",
+    ],
+)
+def test_what_is_not_emulated_ends_in_a_sentence(elsewhere: Elsewhere, code: str) -> None:
+    said = elsewhere.refused(code).lower()
+    assert "local mode" in said, said
