@@ -93,7 +93,7 @@ def of_path(method: str, path: str) -> tuple[str, str]:
     """
     words = re.split("[/:]", path)
     if words[1] in ("v1beta1", "v1alpha1"):
-        return f"the version {words[1]} of the API", "Use v1"
+        return f"the version {words[1]} of the API", "Use version v1"
     found = [word for word in words if word in COLLECTIONS]
     if not found:
         return f"{method} {path}", ""
@@ -116,7 +116,7 @@ def of_method(service: str, call: str) -> tuple[str, str]:
         if word in SERVICES and "aiplatform" not in service:
             return SERVICES[word], ""
     if ".aiplatform.v1" in service and not service.startswith("google.cloud.aiplatform.v1."):
-        return f"the version {service.split('.')[3]} of the API", "Use v1"
+        return f"the version {service.split('.')[3]} of the API", "Use version v1"
     return f"{service.rpartition('.')[2]}.{call}", ""
 
 

@@ -21,6 +21,7 @@ from google.oauth2.credentials import Credentials
 
 from vertex_local import errors, features
 from vertex_local.config import HOST
+from vertex_local.server.access import Passes
 from vertex_local.server.account import Account
 
 METHOD = re.compile(r"/(?P<package>[\w.]+)\.(?P<service>\w+)/(?P<call>\w+)")
@@ -42,7 +43,10 @@ class RpcService:
     def __init__(
         self, api_url: str, token: str, account: Account, identity: tuple[bytes, bytes]
     ) -> None:
-        self._api, self._token, self._account = urlsplit(api_url).netloc, token, account
+        self._api = urlsplit(api_url).netloc
+        self._token = token
+        self._passes = Passes(token)
+        self._account = account
         handlers = [_Every(self._answer)]
         self._server = grpc.server(ThreadPoolExecutor(WORKERS), handlers=handlers)
         security = grpc.ssl_server_credentials([identity])
@@ -75,7 +79,7 @@ class RpcService:
     def _may_ask(self, context: grpc.ServicerContext) -> bool:
         given = str(dict(context.invocation_metadata()).get("authorization", ""))
         token = given.removeprefix("Bearer ")
-        return token == self._token or self._account.signed(token)
+        return token in self._passes or self._account.signed(token)
 
 
 class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
