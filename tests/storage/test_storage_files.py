@@ -163,7 +163,7 @@ def test_names_that_differ_in_case(bucket: storage.Bucket, tmp_path: Path) -> No
     root = Root(tmp_path)
     root.create()
     with ports.listen(0) as listener, Buckets(root, listener) as buckets:
-        buckets._objects._tree.ignores_case = True  # as if this were macOS
+        buckets.objects._tree.ignores_case = True  # as if this were macOS
         url = ports.url(listener)
         requests.post(f"{url}/storage/v1/b", json={"name": "case"}, timeout=30)
         upload = f"{url}/upload/storage/v1/b/case/o?uploadType=media&name="
