@@ -443,3 +443,31 @@ def changed_passenger(after: Any, before: Any, chances: Callable[[list[Any]], An
         "when the boats were filled?",
     )
     return f"with {' and '.join(changed)} changed, the chance is {chance:.0%}."
+
+
+# ------------------------------------------------------------------------------ 06f
+
+CAUSES = {1: "capacity", 2: "settings", 3: "permission", 4: "memory"}
+WHERE_TO_LOOK = {
+    "capacity": "its log holds no line of the script, and the error names a region.",
+    "settings": "the script itself says, in its last line, what is wrong.",
+    "permission": "look for a number of three digits, and for what was not allowed.",
+    "memory": "the error says what there was too little of.",
+}
+
+
+@check("causes")
+def diagnoses(answer: Any) -> str:
+    """Check what a learner says about the four broken jobs."""
+    require(isinstance(answer, Mapping), "causes must stay a dict: {1: …, 2: …, 3: …, 4: …}.")
+    require(sorted(answer, key=str) == sorted(CAUSES), "causes needs the keys 1, 2, 3 and 4.")
+    for number, cause in CAUSES.items():
+        given = str(answer[number]).strip().lower()
+        require(given, f"choose a cause for job {number}.")
+        known = ", ".join(WHERE_TO_LOOK)
+        require(given in WHERE_TO_LOOK, f"job {number}: {given!r} is none of {known}.")
+        require(given == cause, f"job {number}: {WHERE_TO_LOOK[cause]}")
+    return (
+        "wait or go elsewhere (1), correct the argument (2), ask for access to the bucket (3), "
+        "take a larger machine or smaller batches (4)."
+    )

@@ -19,6 +19,7 @@ import pytest
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
 from vertex_local import cli
+from vertex_local.faults.kinds import KINDS
 from vertex_local.jobs import images, machines
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -153,6 +154,7 @@ def options_of(repo: Path) -> set[str]:
         for path in [*(repo / "scripts").glob("*.py"), *(repo / "scripts").glob("maintainers/*.py")]
     )
     source += Path(cli.__file__).read_text()
+    found |= {f"--{option.name}" for kind in KINDS.values() for option in kind.options}
     return found | set(re.findall(r"[\"'](--[a-z][\w-]*)[\"']", source))
 
 
