@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         imports.skip_clients()
     args = _parser().parse_args(argv)
+    if argv is None and args.command in (up, run):
+        os.umask(0o077)  # what these write into the root is for its owner only
     command: Callable[[Root, argparse.Namespace], int] = args.command
     try:
         status = command(config.find_root(), args)
@@ -75,7 +77,7 @@ def status(root: Root, _args: argparse.Namespace) -> int:
     print(f"Local mode for {root.path}: {where}")
     if record:
         print(f"Page (the link works once): {daemon.page_link(record)}")
-    if root.database.is_file():
+    if root.database.exists():
         from vertex_local.report import print_buckets, print_budget, print_jobs
 
         print_buckets(root)
@@ -152,17 +154,23 @@ def kernel_install(_root: Root, args: argparse.Namespace) -> int:
 
 
 def reset(root: Root, args: argparse.Namespace) -> int:
-    """Delete all buckets and jobs of this root."""
+    """Delete all buckets and jobs of this root, and make its secrets worthless."""
     if not args.yes:
         raise LocalModeError(
             f"This deletes all buckets and jobs in {root.path}. Add --yes to do it."
         )
     daemon.stop(root)
-    for path in (root.buckets, root.uploads, root.jobs):
-        shutil.rmtree(path, ignore_errors=True)
-    for kept in (root.database, root.metadata, root.faults, root.budget):
-        for path in root.path.glob(f"{kept.name}*"):
-            path.unlink()
+    names = ("buckets", "uploads", "jobs", "server.json", "token", "key")
+    kept = (root.database, root.metadata, root.faults, root.budget)
+    patterns = [*names, *(f"{path.name}*" for path in kept)]
+    for path in [each for name in patterns for each in root.path.glob(name)]:
+        try:  # whatever stands there
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as err:
+            raise LocalModeError(
+                f"{err.filename} cannot be deleted ({err.strerror}). What is there is perhaps "
+                "deleted by half: put that right, then run this command again."
+            ) from err
     print(f"Deleted all buckets and jobs in {root.path}.")
     return 0
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ GET_WAITS_SECONDS = 7.0
 # … unless the same job was asked for just now: then it is not the SDK's loop that asks, but
 # somebody who reads `.state`, and the answer comes at once.
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
+FULL_BYTES = 1_000_000  # less is left on a full disk
 
 
 # gsutil itself always asks https://storage.googleapis.com. This lets it hand its commands to
@@ -144,7 +147,8 @@ class Root:
             if not self.boto.is_file() or self.boto.read_text(errors="replace") != BOTO:
                 write_private(self.boto, BOTO)
         except OSError as err:
-            where = f": {err.filename}" if err.filename not in (None, str(self.path)) else ""
+            place = err.filename2 or err.filename
+            where = f": {place}" if place not in (None, str(self.path)) else ""
             raise LocalModeError(
                 f"Local mode cannot write to its folder {self.path} ({err.strerror}{where}). Give "
                 "yourself write permission there, or set VERTEX_LOCAL_ROOT to another folder."
@@ -170,6 +174,24 @@ class Root:
                 f"here. Look at what is in it, then run `chmod 700 {shlex.quote(str(self.path))}`; "
                 "or set VERTEX_LOCAL_ROOT to another folder."
             )
+
+
+def unusable(path: Path, err: Exception, loss: str) -> LocalModeError:
+    """Return what to say about a file of a root that cannot be used.
+
+    Args:
+        path: the file.
+        err: what the system or SQLite says.
+        loss: what is in the file, and what becomes of it without it.
+    """
+    with suppress(OSError):
+        if shutil.disk_usage(path.parent).free < FULL_BYTES:
+            return LocalModeError(
+                f"No room is left on the disk of {path.parent}. Delete something there, or set "
+                "VERTEX_LOCAL_ROOT to a folder on another disk."
+            )
+    what = "is not a file" if path.exists() and not path.is_file() else f"is damaged ({err})"
+    return LocalModeError(f"{path} {what}. {loss}")
 
 
 def open_private(path: Path, flags: int) -> int:

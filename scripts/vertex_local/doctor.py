@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from vertex_local.config import LocalModeError, Root
+from vertex_local.config import LocalModeError, Root, ServerRecord
 from vertex_local.kernel import spec
 from vertex_local.secret import Key
 from vertex_local.server import daemon, ports
 from vertex_local.storage import mount
+from vertex_local.storage.objects import open_records
+from vertex_local.training.records import Records
 
 DISTRIBUTION = "vertex-ai-workshop"
 TESTED_VERSIONS = Path(__file__).resolve().parents[1] / "tested-versions.txt"
@@ -29,7 +33,10 @@ Check = Callable[[Root], Iterator[str]]
 def report(root: Root) -> int:
     """Print one line per finding; return 0 if nothing is wrong, else 1."""
     failures = 0
-    for check in (python, packages, packaging_tool, free_ports, disk, kernel_spec, emulator, gcs):
+    for check in (
+        *(python, packages, packaging_tool, free_ports, disk, own_files, kernel_spec),
+        *(emulator, gcs),
+    ):
         try:
             for finding in check(root):
                 print(f"[OK]   {finding}", flush=True)
@@ -104,6 +111,29 @@ def disk(root: Root) -> Iterator[str]:
             "there, or set VERTEX_LOCAL_ROOT to another folder."
         ) from err
     yield f"{free:.0f} GB free at {existing}"
+
+
+def own_files(root: Root) -> Iterator[str]:
+    """What local mode keeps about itself is its owner's alone, and can be read."""
+    if not root.path.is_dir():  # nothing yet, or another line says why
+        return
+    root.check_owner()
+    yield f"only you may write to {root.path}"
+    if os.path.lexists(root.record) and ServerRecord.read(root.record) is None:
+        raise LocalModeError(
+            f"{root.record} is damaged. It only says where the server listens. Run `vertex-local "
+            "down`, delete it, and run `vertex-local up`."
+        )
+    if os.path.lexists(root.key) and Key.read(root) is None:
+        raise LocalModeError(
+            f"{root.key} is damaged. It only protects the server. Run `vertex-local down`, delete "
+            "it, and restart the kernels of open notebooks."
+        )
+    if os.path.lexists(root.metadata):
+        open_records(root.metadata).close()
+    if os.path.lexists(root.database):
+        with closing(Records(root.database)) as records:
+            yield f"{records.check()} records of jobs and pipelines can be read"
 
 
 def kernel_spec(_root: Root) -> Iterator[str]:

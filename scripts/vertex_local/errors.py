@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from vertex_local import features
+from vertex_local.config import LocalModeError
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,12 @@ def handle_api_error(_request: Request, error: Exception) -> JSONResponse:
     """Answer a request whose handler raised an ApiError."""
     assert isinstance(error, ApiError)  # Starlette calls this for ApiError only
     return response(error)
+
+
+def handle_local_mode_error(_request: Request, error: Exception) -> JSONResponse:
+    """Answer a request that failed for a reason that the user can put right."""
+    assert isinstance(error, LocalModeError)  # Starlette calls this for LocalModeError only
+    return response(ApiError(str(error)))
 
 
 def handle_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -229,3 +229,32 @@ def test_no_setting_of_pip_reaches_an_installation(
     subprocess.run([*pip, "install", "--user", str(source)], check=True, timeout=120)
     assert (tmp_path / "site" / "one.py").is_file()
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_package_of_very_many_files_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "MAX_FILES", 3)
+    files = {f"x-1/{number}": "" for number in range(3)}
+    with pytest.raises(BadPackage, match="more than 3 files and folders"):
+        package.unpack(archive({"x-1/setup.py": SETUP, **files}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    package.unpack(archive({"x-1/setup.py": SETUP, "x-1/1": ""}), tmp_path / "few")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as made:
+        for name in files:
+            made.writestr(name, "")
+    package.check_wheel(content.getvalue())
+    monkeypatch.setattr(package, "MAX_FILES", 2)
+    with pytest.raises(BadPackage, match="more than 2 files and folders"):
+        package.check_wheel(content.getvalue())
+
+
+def test_requirements_that_are_no_text_have_a_sentence(tmp_path: Path) -> None:
+    listed = tmp_path / "x.egg-info" / "requires.txt"
+    listed.parent.mkdir()
+    listed.write_bytes(b"numpy\n\xff\xfe\n")
+    with pytest.raises(BadPackage, match="cannot be read as UTF-8 text"):
+        package.requirements(tmp_path)
+    listed.write_bytes("numpy\n# ä\n".encode())
+    assert package.requirements(tmp_path)[0] == "numpy"

@@ -15,7 +15,14 @@ def test_the_storage_benchmark_with_small_numbers(
     monkeypatch.setenv("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "1")
     assert benchmark_storage.main(["--smoke"]) == 0
     printed = capsys.readouterr().out
-    for words in ("both: ", "4 MiB up: ", "4 MiB down: ", "(limit 200)", "200 objects, again"):
+    for words in (
+        "both: ",
+        "with the gate: ",
+        "4 MiB up: ",
+        "4 MiB down: ",
+        "(limit 200)",
+        "200 objects, again",
+    ):
         assert words in printed
 
 

@@ -268,3 +268,25 @@ def runnable(rng: random.Random) -> CustomJob:
         },
     }
     return CustomJob(display_name="random", job_spec={"worker_pool_specs": [pool]})
+
+
+VALUE = (
+    b'{"displayName": "x", "trainingTaskDefinition": "gs://x", "trainingTaskInputs": '
+    b'{"workerPoolSpecs": [%s]}}'
+)
+
+
+@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'{"a": [NaN]}'])
+def test_numbers_that_json_cannot_say_are_refused(server: ServerRecord, value: bytes) -> None:
+    response = send(server, "POST", f"{PLACE}/trainingPipelines", VALUE % value)
+    message = assert_google_error(response, 400)
+    assert "Error(" not in message
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"7", b"{}", b"[" * 100_000, *(b'{"filter": %s}' % each for each in
+    (b"7", b"null", b"[]", b"{}", b"NaN", b"true"))], ids=lambda body: body[:20]
+)  # fmt: skip
+def test_log_filters_that_are_no_text_are_refused(server: ServerRecord, body: bytes) -> None:
+    message = assert_google_error(send(server, "POST", "/v2/entries:list", body), 400)
+    assert "Error" not in message

@@ -6,6 +6,8 @@ import mmap
 from dataclasses import dataclass
 from pathlib import Path
 
+from vertex_local.secret import hide
+
 PAGE_BYTES = 64 * 1024
 MAX_FOUND = 200
 LINE_BYTES = 2000  # of a longer line, only its beginning is shown
@@ -70,7 +72,7 @@ def _lines(data: bytes, begin: int) -> list[tuple[int, str]]:
 
 
 def _text(raw: bytes) -> str:
-    text = raw[:LINE_BYTES].decode(errors="replace").rstrip("\r")
+    text = hide(raw[:LINE_BYTES].decode(errors="replace")).rstrip("\r")
     return text if len(raw) <= LINE_BYTES else f"{text} …"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from typing import BinaryIO
 
 from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob, Scheduling
 
@@ -155,7 +156,7 @@ class Watch:
         faults: those of the root.
         job: the job.
         replicas: the names of its replicas, the primary first.
-        log: what the primary prints; it may hold the words of earlier attempts.
+        log: the open file of what the primary prints; it may hold the words of earlier attempts.
         kill: ends all processes of the job at once.
     """
 
@@ -164,13 +165,13 @@ class Watch:
         faults: Faults,
         job: CustomJob,
         replicas: Sequence[str],
-        log: Path,
+        log: BinaryIO,
         kill: Callable[[], None],
     ) -> None:
         self.strike: Strike | None = None
         self._faults, self._job, self._replicas, self._kill = faults, job, replicas, kill
         self._log = log
-        self._log_begin = log.stat().st_size if log.exists() else 0
+        self._log_begin = os.fstat(log.fileno()).st_size
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name=f"faults-{job.name}")
 
@@ -203,11 +204,8 @@ class Watch:
         return seconds >= after and (options["log"] is None or self._has_printed(options["log"]))
 
     def _has_printed(self, text: str) -> bool:
-        if not self._log.exists():
-            return False
-        with open(self._log, "rb") as file:
-            file.seek(self._log_begin)
-            return text.encode() in file.read()
+        size = os.fstat(self._log.fileno()).st_size
+        return text.encode() in os.pread(self._log.fileno(), size, self._log_begin)
 
     def _hit(self, fault: Fault) -> bool:
         """Let the fault happen, unless another job took the last of it meanwhile."""

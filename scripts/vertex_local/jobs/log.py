@@ -7,13 +7,16 @@ one prints.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from vertex_local.config import Root
+from vertex_local.config import Root, open_private
 from vertex_local.secret import hide
 
 if TYPE_CHECKING:  # it imports the SDK's types, and the kernel must not wait for those
@@ -62,31 +65,73 @@ class Line:
 
 
 class ServiceLog:
-    """What the service itself says about a job, beside what the script prints."""
+    """What the service itself says about a job, beside what the script prints.
+
+    The file stays open: a script may put something else in its place, or delete its folder.
+
+    Attributes:
+        path: the file's name.
+        file: the file, for programs that the service runs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / SERVICE_LOG
+        self.file = _open(self.path)
 
     def __call__(self, *texts: str, task: str = SERVICE) -> None:
         """Write each of `texts` as a line, said by `task` now."""
         now = datetime.now(timezone.utc)
-        with open(self.path, "a") as file:
-            for number, text in enumerate(texts):  # different times keep them in order
-                stamp = (now + timedelta(microseconds=number)).strftime(STAMP)
-                file.write(f"{stamp} [{task}] {' '.join(text.splitlines())}\n")
+        for number, text in enumerate(texts):  # no two at the same moment, to keep their order
+            stamp = (now + timedelta(microseconds=number)).strftime(STAMP)
+            self.file.write(f"{stamp} [{task}] {' '.join(text.splitlines())}\n".encode())
+
+    def close(self) -> None:
+        """Close the file; nothing can be said afterwards."""
+        self.file.close()
+
+
+class ReplicaLogs:
+    """The files that receive what the replicas of a job print, open as long as the job runs."""
+
+    def __init__(self, folder: Path, replicas: Sequence[Replica]) -> None:
+        self._files = {each.name: _open(log_path(folder, each)) for each in replicas}
+
+    def of(self, replica: Replica) -> BinaryIO:
+        """Return the file of a replica."""
+        return self._files[replica.name]
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    return os.fdopen(open_private(path, os.O_RDWR | os.O_APPEND), "ab", buffering=0)
+
+
+def text_of(path: Path) -> str:
+    """Return what a log says, without secrets; nothing if it is no file any more."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # such as a FIFO, in which one can wait
+        os.close(descriptor)
+        return ""
+    with os.fdopen(descriptor, errors="replace") as file:
+        return hide(file.read())
 
 
 def said(folder: Path) -> list[Line]:
     """Return what the service said about the job in `folder`."""
-    log = folder / SERVICE_LOG
-    text = log.read_text(errors="replace") if log.is_file() else ""
     return [
         Line(
             datetime.strptime(match["stamp"], STAMP).replace(tzinfo=timezone.utc),
             match["task"] or SERVICE,
             match["text"],
         )
-        for match in map(LINE.fullmatch, text.splitlines())
+        for match in map(LINE.fullmatch, text_of(folder / SERVICE_LOG).splitlines())
         if match  # other lines are pip's
     ]
 
@@ -101,7 +146,7 @@ def log_path(folder: Path, replica: Replica) -> Path:
     return folder / ("job.log" if replica.rank == 0 else f"{replica.name}.log")
 
 
-def failure_message(replica: Replica, status: int, log: Path) -> str:
+def failure_message(replica: Replica, status: int, log: Path, file: BinaryIO) -> str:
     """Return what Vertex AI writes into a failed job's error, with the log's last lines.
 
     The first sentence and the last are the service's own (seen on real jobs in February 2026);
@@ -110,11 +155,12 @@ def failure_message(replica: Replica, status: int, log: Path) -> str:
     Args:
         replica: the one that failed.
         status: its exit status, as a shell would give it.
-        log: what it printed.
+        log: the name of the file with what it printed.
+        file: that file.
     """
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
-        lines = hide(file.read().decode(errors="replace")).splitlines()
+    size = os.fstat(file.fileno()).st_size
+    tail_bytes = os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))
+    lines = hide(tail_bytes.decode(errors="replace")).splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
     tail = "\n".join(lines[max([*starts[-1:], len(lines) - TAIL_LINES]) :])
     reason = f" Termination reason: Error. \n{tail}\n\n" if tail else " "

@@ -11,6 +11,7 @@ import io
 import re
 import shutil
 import tarfile
+import zipfile
 import zlib
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from packaging.requirements import InvalidRequirement, Requirement
 
 MAX_BYTES = 500_000_000  # of everything in a package
+MAX_FILES = 20_000  # and folders; a hundred thousand take a minute
 PIECE = 1 << 20  # how much is unpacked at once
 # What the SDK writes; source: `_SETUP_PY_TEMPLATE` in google.cloud.aiplatform.utils.source_utils.
 SDK_SETUP = re.compile(
@@ -42,13 +44,13 @@ def unpack(data: bytes, folder: Path) -> Path:
         folder: where to unpack; created, and never left by any file.
 
     Raises:
-        BadPackage: if `data` is no such archive, is larger than `MAX_BYTES` when unpacked, or holds
-            links, special files or paths that lead out of `folder`.
+        BadPackage: if `data` is no such archive, is larger than `MAX_BYTES` when unpacked, holds
+            more than `MAX_FILES` files, or links, special files or paths that lead out of `folder`.
     """
     try:
         with _archive(data) as archive:
-            for member in archive:
-                _check(member)
+            for number, member in enumerate(archive, start=1):
+                _check(member, number)
         folder.mkdir(parents=True)
         with _archive(data) as archive:
             for member in archive:
@@ -100,7 +102,29 @@ def _too_large() -> BadPackage:
     )
 
 
-def _check(member: tarfile.TarInfo) -> None:
+def check_wheel(data: bytes) -> None:
+    """Make sure that pip can unpack a wheel in a while.
+
+    Raises:
+        BadPackage: if it is no zip file, or holds more than `MAX_FILES` files.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+            _check_number(len(wheel.infolist()))
+    except zipfile.BadZipFile as err:
+        raise BadPackage(f"The training package is not a readable wheel (.whl): {err}") from err
+
+
+def _check_number(number: int) -> None:
+    if number > MAX_FILES:
+        raise BadPackage(
+            f"The training package holds more than {MAX_FILES:,} files and folders. Leave data in "
+            "a bucket, and let the script read them there."
+        )
+
+
+def _check(member: tarfile.TarInfo, number: int) -> None:
+    _check_number(number)
     if member.size > MAX_BYTES:  # the header says so, whatever follows
         raise _too_large()
     path = PurePosixPath(member.name)
@@ -130,11 +154,22 @@ def is_from_sdk(project: Path) -> bool:
 
 
 def requirements(project: Path) -> list[str]:
-    """Return what a package that the SDK made requires, each with its marker."""
+    """Return what a package that the SDK made requires, each with its marker.
+
+    Raises:
+        BadPackage: if its list cannot be read.
+    """
     required = []
     marker = ""
     for file in project.glob("*.egg-info/requires.txt"):
-        for line in filter(None, map(str.strip, file.read_text().splitlines())):
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError) as err:
+            raise BadPackage(
+                f"The training package's list of requirements, {file.relative_to(project)}, cannot "
+                f"be read as UTF-8 text ({err})."
+            ) from err
+        for line in filter(None, map(str.strip, text.splitlines())):
             if line.startswith("["):  # `[:MARKER]`: the SDK's packages have no optional extras
                 marker = f"; {line.strip('[]').partition(':')[2]}"
             else:

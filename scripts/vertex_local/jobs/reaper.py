@@ -1,17 +1,32 @@
-"""Kills the jobs of a server that died: a small process that outlives the server by a moment.
+"""Ends what jobs leave behind: after a job, and after a server that died.
 
-A server that is stopped ends its jobs itself. One that is killed cannot. But then the pipe to this
-process closes, and it kills the process groups that the server had named and not taken back.
+A process leaves its job's process group by a double fork and a session of its own. On Linux it is
+found all the same. Whatever it does, it keeps the environment with which it was started, and that
+names the job. One that starts another program with an empty environment is found as well, as soon
+as no other job runs: the server asks the system to become the parent of processes whose own parent
+ends. macOS has neither; there, such a process outlives its job.
+
+A server that is stopped ends its jobs itself. One that is killed cannot; but the pipe to a small
+process then closes, and that is the signal to kill the process groups that are still on its list.
+As a program, this file is that process; it needs the standard library only.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+
+PR_SET_CHILD_SUBREAPER = 36  # from <linux/prctl.h>
+IS_LINUX = sys.platform.startswith("linux")
+PATIENCE_SECONDS = 5.0
+LOOK_SECONDS = 0.005
+_adopts = False  # whether this process has asked for orphans
 
 
 class Reaper:
@@ -24,14 +39,19 @@ class Reaper:
             start_new_session=True,  # Ctrl-C for the server is not for the reaper
         )
 
+    @property
+    def pid(self) -> int:
+        """The process id of the other end."""
+        return self._process.pid
+
     @contextmanager
-    def watching(self, group: int) -> Iterator[None]:
-        """Reap a process group as long as the context lasts."""
-        self._tell(f"+{group}")
+    def watching(self, group: int, job_id: str) -> Iterator[None]:
+        """Reap a process group of a job, and what left it, as long as the context lasts."""
+        self._tell(f"+{group} {job_id}")
         try:
             yield
         finally:
-            self._tell(f"-{group}")
+            self._tell(f"-{group} {job_id}")
 
     def close(self) -> None:
         """End the reaper process; it kills the groups that are still named."""
@@ -45,18 +65,67 @@ class Reaper:
         os.write(self._process.stdin.fileno(), f"{line}\n".encode())
 
 
+def adopt_orphans() -> None:
+    """Become the parent of all later descendants whose parent ends, where the system has that."""
+    global _adopts
+    _adopts = IS_LINUX and ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def end_strays(job_id: str, own: Collection[int] | None = None) -> None:
+    """Kill the processes that left a job's process groups.
+
+    Args:
+        job_id: the job; nothing of it may be started meanwhile.
+        own: if no process of another job runs, nor is started meanwhile: the children of this
+            process, in sessions of their own, that are to stay. Others are taken for the job's.
+    """
+    mark = f"CLOUD_ML_JOB_ID={job_id}".encode()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while found := [pid for pid, marked in _processes(mark) if marked or _adopted(pid, own)]:
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):  # another one's child; that one is killed as well
+                os.waitpid(pid, os.WNOHANG)
+        if time.monotonic() > deadline:
+            return  # it waits for a disk, for example, and ends when that answers
+        time.sleep(LOOK_SECONDS)
+
+
+def _processes(mark: bytes) -> Iterator[tuple[int, bool]]:
+    """Yield the processes that carry a mark, and the children of this one; and which they are."""
+    for name in os.listdir("/proc") if IS_LINUX else []:
+        if name.isdigit():
+            with suppress(OSError):  # it has ended, or is another user's
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    marked = mark in file.read().split(b"\0")
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
+                if marked or parent == os.getpid():
+                    yield int(name), marked
+
+
+def _adopted(pid: int, own: Collection[int] | None) -> bool:
+    """Return whether a child of this process came to it as an orphan."""
+    if not _adopts or own is None or pid in own:
+        return False
+    with suppress(ProcessLookupError):
+        return os.getsid(pid) != os.getsid(0)  # in which its own helpers are
+    return False
+
+
 def main() -> None:
-    """Keep the list of groups that stdin names; when stdin closes, kill them."""
-    groups: set[int] = set()
+    """Keep the list that stdin dictates; when stdin ends, kill what is on it."""
+    watched: set[str] = set()
     for line in sys.stdin:
-        group = int(line[1:])
         if line.startswith("+"):
-            groups.add(group)
+            watched.add(line[1:])
         else:
-            groups.discard(group)
-    for group in groups:
+            watched.discard(line[1:])
+    for group, job_id in map(str.split, watched):
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
+            os.killpg(int(group), signal.SIGKILL)
+        end_strays(job_id)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
+from typing import BinaryIO
 
 from google.cloud.aiplatform_v1.types import CustomJob, CustomJobSpec
 from google.rpc import code_pb2
@@ -28,8 +28,8 @@ from vertex_local.config import LocalModeError, Root
 from vertex_local.faults import jobs as job_faults
 from vertex_local.faults import mounted
 from vertex_local.faults.store import Fault, Faults
-from vertex_local.jobs import command, images, log, options, process_groups, retries
-from vertex_local.jobs.log import ServiceLog
+from vertex_local.jobs import command, images, log, options, process_groups, reaper, retries
+from vertex_local.jobs.log import ReplicaLogs, ServiceLog
 from vertex_local.jobs.package import BadPackage
 from vertex_local.jobs.process_groups import Process
 from vertex_local.jobs.reaper import Reaper
@@ -62,6 +62,7 @@ class _End:
 
     replica: Replica
     status: int
+    output: BinaryIO
     fault: Fault | None = None
 
 
@@ -140,18 +141,17 @@ class Runner:
         try:
             folder = self.root.jobs / ResourceName.of(job).id
             folder.mkdir(parents=True)
-            service_log = ServiceLog(folder)
-            service_log(log.WAITING)
-            tries = Retries(job)
-            slot = slot or (self._provision(job, tries, service_log) and self._wait_for_slot(job))
-            if slot:
-                with self._lend() as self._active[job.name].storage_url:
-                    self._run(job, tries, service_log)
-                state, code = states.SUCCEEDED, int(code_pb2.OK)
+            with closing(ServiceLog(folder)) as service_log:
+                service_log(log.WAITING)
+                tries = Retries(job)
+                slot = slot or self._may_start(job, tries, service_log)
+                if slot:
+                    with saying_why(service_log), self._lend() as url:
+                        self._active[job.name].storage_url = url
+                        self._run(job, tries, service_log)
+                    state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, BadPackage, LocalModeError) as err:
             error, code = str(err), int(getattr(err, "code", code_pb2.INVALID_ARGUMENT))
-            # The rest of the message repeats the replica's log.
-            service_log(error.partition(" Termination reason:")[0])
         except Exception as err:
             logger.exception("job %s", job.name)
             error = f"Local mode could not run the job: {err!r}"
@@ -176,6 +176,11 @@ class Runner:
         if cancelled:
             self._slots.release()
         return not cancelled
+
+    def _may_start(self, job: CustomJob, tries: Retries, service_log: ServiceLog) -> bool:
+        """Wait for machines and a slot; return whether the job was not cancelled meanwhile."""
+        with saying_why(service_log):
+            return self._provision(job, tries, service_log) and self._wait_for_slot(job)
 
     def _provision(self, job: CustomJob, tries: Retries, service_log: ServiceLog) -> bool:
         """Let faults delay or refuse a job's machines; return whether it was not cancelled."""
@@ -221,10 +226,23 @@ class Runner:
             lambda argv, output: self._call(job, argv, output),
         )
         service_log(log.RUNNING)
-        for replica in replicas_of(job.job_spec):
+        replicas = replicas_of(job.job_spec)
+        for replica in replicas:
             service_log(*_launch_lines(replica), task=replica.name)
+        with closing(ReplicaLogs(workspace.folder, replicas)) as logs:
+            self._run_replicas(job, workspace, tries, service_log, logs)
+
+    def _run_replicas(
+        self,
+        job: CustomJob,
+        workspace: Workspace,
+        tries: Retries,
+        service_log: ServiceLog,
+        logs: ReplicaLogs,
+    ) -> None:
+        """Run the replicas, again as often as Vertex AI would; raise JobFailure if they fail."""
         deadline = time.monotonic() + (_timeout(job.job_spec) or float("inf"))
-        while end := self._attempt(job, workspace, deadline):
+        while end := self._attempt(job, workspace, logs, deadline):
             self._start_again(job, end, workspace, tries, service_log)
         service_log(*log.COMPLETED)
 
@@ -241,7 +259,8 @@ class Runner:
             say(reason)
             if not tries.again(retries.STOCKOUT):
                 raise JobFailure(reason, code_pb2.RESOURCE_EXHAUSTED)
-            shutil.rmtree(workspace.folder / "work")  # the machine is gone, with its disk
+            # The machine is gone, with its disk.
+            shutil.rmtree(workspace.folder / "work", ignore_errors=True)
             if not self._provision(job, tries, say):
                 raise JobFailure("The job was cancelled.")
             say(f"The job starts again from its beginning: attempt {tries.attempt}.")
@@ -250,21 +269,24 @@ class Runner:
             reason = job_faults.memory_message(end.replica.name)
             raise JobFailure(f"{reason} {log.where(run_log)}")
         if end.status not in retries.CRASHES or not tries.again(retries.CRASH):
-            raise JobFailure(log.failure_message(end.replica, end.status, run_log))
+            raise JobFailure(log.failure_message(end.replica, end.status, run_log, end.output))
         say(f"The replica {end.replica.name} exited with a non-zero status of {end.status}.")
         say(f"The program crashed; attempt {tries.attempt}.")
 
-    def _attempt(self, job: CustomJob, workspace: Workspace, deadline: float) -> _End | None:
+    def _attempt(
+        self, job: CustomJob, workspace: Workspace, logs: ReplicaLogs, deadline: float
+    ) -> _End | None:
         """Start all replicas and wait for the end; return how they failed, or None."""
         replicas = replicas_of(job.job_spec)
         launches = [
-            partial(self._launch, job, replica, replicas, workspace) for replica in replicas
+            partial(self._launch, job, replica, replicas, workspace, logs.of(replica))
+            for replica in replicas
         ]
         watch = job_faults.Watch(
             self.faults,
             job,
             [replica.name for replica in replicas],
-            log.log_path(workspace.folder, replicas[0]),
+            logs.of(replicas[0]),
             partial(self._kill, job.name),
         )
         with self._processes(job, launches) as processes, watch:
@@ -277,40 +299,39 @@ class Runner:
             if number == 0 and len(processes) > 1:
                 process_groups.stop_workers(processes[1:])
         if status and (strike := watch.strike):
-            return _End(replicas[strike.rank], strike.status, strike.fault)
-        return _End(replicas[number], status) if status else None
+            ended = replicas[strike.rank]
+            return _End(ended, strike.status, logs.of(ended), strike.fault)
+        return _End(replicas[number], status, logs.of(replicas[number])) if status else None
 
-    def _call(self, job: CustomJob, argv: Sequence[str], output: Path) -> int:
+    def _call(self, job: CustomJob, argv: Sequence[str], output: BinaryIO) -> int:
         """Run a program for a job, such as pip, and return its exit status."""
-        with open(output, "ab") as file:
 
-            def launch() -> Process:
-                return subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+        def launch() -> Process:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
-            with self._processes(job, [launch]) as (process,):
-                return process.wait()
+        with self._processes(job, [launch]) as (process,):
+            return process.wait()
 
     @contextmanager
     def _processes(
         self, job: CustomJob, launches: Sequence[Callable[[], Process]]
     ) -> Iterator[list[Process]]:
-        """Start processes for a job; after the context, they and their children are gone."""
-        processes: list[Process] = []
+        """Start processes for a job; after the context, they and what they started are gone."""
+        active, id_ = self._active[job.name], ResourceName.of(job).id
+        processes = active.processes
         with ExitStack() as guarded:
             try:
                 for launch in launches:
-                    process = launch()
-                    processes.append(process)
-                    guarded.enter_context(self._reaper.watching(process.pid))
+                    with self._lock:
+                        processes.append(launch())
+                    guarded.enter_context(self._reaper.watching(processes[-1].pid, id_))
                 with self._lock:
-                    active = self._active[job.name]
-                    active.processes = processes
                     if active.cancelled:  # before there was a process to signal
                         process_groups.signal_all(processes, signal.SIGTERM)
                 yield processes
@@ -318,15 +339,21 @@ class Runner:
                 # The whole groups: also what the scripts left behind.
                 process_groups.signal_all(processes, signal.SIGKILL)
                 with self._lock:  # forget them before they are reaped: pids are reused
-                    self._active[job.name].processes = []
-                for process in processes:
-                    process.wait()
+                    active.processes = []
+                    for process in processes:
+                        process.wait()
+                    alone = not any(each.processes for each in self._active.values())
+                    reaper.end_strays(id_, {self._reaper.pid} if alone else None)
 
     def _launch(
-        self, job: CustomJob, replica: Replica, replicas: Sequence[Replica], workspace: Workspace
+        self,
+        job: CustomJob,
+        replica: Replica,
+        replicas: Sequence[Replica],
+        workspace: Workspace,
+        run_log: BinaryIO,
     ) -> Process:
         work = workspace.folder / "work" / replica.name
-        work.mkdir(parents=True, exist_ok=True)
         variables = environment(
             job,
             replica,
@@ -337,7 +364,8 @@ class Runner:
             workspace.module_path(replica.spec),
         )
         variables |= mounted.variables(self.faults, variables)
-        with open(log.log_path(workspace.folder, replica), "ab") as run_log:
+        try:
+            work.mkdir(parents=True, exist_ok=True)
             return subprocess.Popen(
                 command.argv_of(replica.spec, workspace.python, self.root.buckets),
                 cwd=work,
@@ -347,6 +375,21 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        except OSError as err:
+            raise JobFailure(
+                f"The replica {replica.name} cannot be started ({err.strerror}: {err.filename}). "
+                "If it was started before, its script has changed the folder of its own job."
+            ) from err
+
+
+@contextmanager
+def saying_why(service_log: ServiceLog) -> Iterator[None]:
+    """Let the service's log have the reason of a failure, but for what a replica's log repeats."""
+    try:
+        yield
+    except (JobFailure, BadPackage, LocalModeError) as err:
+        service_log(str(err).partition(" Termination reason:")[0])
+        raise
 
 
 def recover(records: Records) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from google.cloud.aiplatform_v1.types import CustomJob, WorkerPoolSpec
 from google.rpc import code_pb2
@@ -16,7 +16,7 @@ from vertex_local.jobs import command, images, package
 from vertex_local.jobs.log import ServiceLog
 from vertex_local.training.names import ResourceName
 
-Call: TypeAlias = "Callable[[Sequence[str], Path], int]"
+Call: TypeAlias = "Callable[[Sequence[str], BinaryIO], int]"
 
 
 class JobFailure(Exception):
@@ -115,6 +115,7 @@ def _project(uri: str, data: bytes, folder: Path) -> Path:
     """Return what pip can install: the folder of a source distribution, or a wheel."""
     if not uri.endswith(".whl"):
         return package.unpack(data, folder)
+    package.check_wheel(data)
     folder.mkdir(parents=True)
     wheel = folder / uri.rpartition("/")[2]
     wheel.write_bytes(data)
@@ -140,7 +141,7 @@ def _install(
     """Install packages for one job; pip's own words go to the service's log."""
     service_log(f"Installing {names} for this job.")
     pip = workspace.programs / "pip"
-    if call([str(pip), "install", *wanted], service_log.path) != 0:
+    if call([str(pip), "install", *wanted], service_log.file) != 0:
         raise JobFailure(
             f"The packages {names}, which the job requires, could not be installed; what pip says "
             f"is in {service_log.path}"

@@ -20,13 +20,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vertex_local import secret
-from vertex_local.config import HOST, LocalModeError, Root, ServerRecord, open_private
+from vertex_local.config import HOST, LocalModeError, Root, ServerRecord, open_private, unusable
 from vertex_local.secret import Key
 from vertex_local.server import lock, ports
 from vertex_local.server.identity import identity
 
 START_SECONDS = 90.0  # a cold start imports the Google SDK, which a busy machine does slowly
 STOP_SECONDS = 20.0
+OTHER_SECONDS = 10.0  # between the lock and the first answer of a server that another one started
 POLL_SECONDS = 0.05
 ANSWER_SECONDS = 5.0
 ANSWER_BYTES = 1000  # the answer has 64; who knows what a stranger sends
@@ -145,9 +146,33 @@ def running(root: Root) -> Iterator[ServerRecord]:
 
 def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
     root.create()
+    process, log_start = _spawn(root, api_port, storage_port)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if record := find(root):  # ours, or that of another caller who was a moment faster
+            return record
+        if process.poll() == ALREADY_SERVED:
+            if not lock.is_held(root):
+                return _launch(root, api_port, storage_port)  # the other one was about to end
+            deadline = min(deadline, time.monotonic() + OTHER_SECONDS)
+        elif process.poll() is not None:
+            raise LocalModeError(_last_words(root, log_start))
+        time.sleep(POLL_SECONDS)
+    if process.poll() == ALREADY_SERVED:
+        raise LocalModeError(_does_not_answer(root))
+    process.kill()
+    raise LocalModeError(f"Local mode did not start within {START_SECONDS:g} s; see {root.log}.")
+
+
+def _spawn(root: Root, api_port: int, storage_port: int) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the server's process; return it, and where in the log its words begin."""
     command = [sys.executable, "-m", "vertex_local", "up", "--foreground"]
     command += [f"--api-port={api_port}", f"--storage-port={storage_port}"]
-    with os.fdopen(open_private(root.log, os.O_WRONLY | os.O_APPEND), "ab") as log:
+    try:
+        log = os.fdopen(open_private(root.log, os.O_WRONLY | os.O_APPEND), "ab")
+    except OSError as err:
+        raise unusable(root.log, err, "It is only for people to read. Delete it.") from err
+    with log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -157,19 +182,18 @@ def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
             env={**os.environ, "VERTEX_LOCAL_ROOT": str(root.path)},
             start_new_session=True,
         )
-    _started.append(process)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if record := find(root):  # ours, or that of another caller who was a moment faster
-            return record
-        if process.poll() == ALREADY_SERVED and not lock.is_held(root):
-            return _launch(root, api_port, storage_port)  # the other one was about to end
-        if process.poll() not in (None, ALREADY_SERVED):
-            last = root.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise LocalModeError("".join(last) or f"Local mode could not start; see {root.log}.")
-        time.sleep(POLL_SECONDS)
-    process.kill()
-    raise LocalModeError(f"Local mode did not start within {START_SECONDS:g} s; see {root.log}.")
+        _started.append(process)
+        return process, os.fstat(log.fileno()).st_size
+
+
+def _last_words(root: Root, log_start: int) -> str:
+    """Return why the server ended: its last line, unless the disk has no room even for that."""
+    said = root.log.read_bytes()[log_start:].decode(errors="replace").strip().splitlines()
+    if said:
+        return said[-1].removeprefix("vertex-local: ")
+    return str(
+        unusable(root.log, Exception("empty"), f"Local mode could not start; see {root.log}.")
+    )
 
 
 def stop(root: Root) -> bool:
@@ -199,12 +223,12 @@ def stop(root: Root) -> bool:
 
 
 def _does_not_answer(root: Root) -> str:
-    record = ServerRecord.read(root.record)
-    if record and identity(record.pid) == record.process:
-        cure = f"end it with `kill -9 {record.pid}`; its jobs end with it"
-    else:
-        cure = f"end it (`fuser {root.lock}` tells its number); its jobs end with it"
-    return f"A local-mode server holds {root.path}, but does not answer. If it stays so, {cure}."
+    number = root.lock.read_text(errors="replace").strip()
+    return (
+        f"A local-mode server (process {number}) holds {root.path}, but does not answer, or "
+        f"{root.record} is damaged. If it stays so, end it with `kill -9 {number}`; its jobs end "
+        "with it, and buckets and the records of jobs are kept."
+    )
 
 
 def _forget(pid: int) -> None:

@@ -37,6 +37,9 @@ def exclusive(root: Root) -> Iterator[None]:
                         "it with `vertex-local down`, or set VERTEX_LOCAL_ROOT to another folder."
                     ) from err
                 time.sleep(PAUSE_SECONDS)
+        file.truncate()
+        file.write(str(os.getpid()))  # for people: nothing is done to a process because of this
+        file.flush()
         yield
 
 

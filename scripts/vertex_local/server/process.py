@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -14,11 +16,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from vertex_local import secret
-from vertex_local.config import HOST, Root, ServerRecord
+from vertex_local.config import HOST, Root, ServerRecord, unusable
 from vertex_local.console import routes as console
 from vertex_local.console.gate import Session
 from vertex_local.console.routes import Console
-from vertex_local.jobs import runner
+from vertex_local.jobs import reaper, runner
 from vertex_local.jobs.runner import Runner
 from vertex_local.secret import Key
 from vertex_local.server import access, ports
@@ -48,8 +50,17 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
     Raises:
         LocalModeError: if the folder cannot be used or a port is taken.
     """
+    reaper.adopt_orphans()
     os.umask(0o077)  # whatever is written here, by jobs as well, is for the owner only
     root.create()
+    try:
+        _serve(root, api_port, storage_port)
+    except (OSError, sqlite3.Error) as err:
+        path = Path(getattr(err, "filename2", None) or getattr(err, "filename", None) or root.path)
+        raise unusable(path, err, "Move it away, or run `vertex-local doctor`.") from err
+
+
+def _serve(root: Root, api_port: int, storage_port: int) -> None:
     last = ServerRecord.read(root.record)  # its ports are in the clients of running notebooks
     with (
         exclusive(root),

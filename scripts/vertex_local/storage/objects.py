@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vertex_local.config import LocalModeError, Root
+from vertex_local.config import Root, unusable
 from vertex_local.storage import listing, names
 from vertex_local.storage.conditions import ANY, Conditions
 from vertex_local.storage.digest import Digest, digest_of
@@ -70,7 +70,7 @@ class Objects:
         self._folders = listing.Folders()
         self._last_generation = 0
         self._tree = Tree(root.buckets, self.incoming)
-        self._metadata = _open_records(root.metadata)
+        self._metadata = open_records(root.metadata)
 
     def close(self) -> None:
         """Close the metadata; no method may be called afterwards."""
@@ -437,13 +437,20 @@ def _new_bucket(created: str) -> Resource:
     }
 
 
-def _open_records(path: Path) -> Metadata:
+def open_records(path: Path) -> Metadata:
+    """Open the metadata of a root.
+
+    Raises:
+        LocalModeError: if the file is damaged.
+    """
     import sqlite3
 
     try:
         return Metadata(path)
     except sqlite3.DatabaseError as err:
-        raise LocalModeError(
-            f"{path} is damaged ({err}). It holds content types, labels and checksums, not your "
-            "files. Delete it: local mode then makes up new metadata for the files it finds."
+        raise unusable(
+            path,
+            err,
+            "It holds content types, labels and checksums, not your files. Delete it: local mode "
+            "then makes up new metadata for the files it finds.",
         ) from err

@@ -17,7 +17,6 @@ from google.cloud.aiplatform_v1.types import CustomJob
 from vertex_local.config import PROJECT, Root
 from vertex_local.errors import Unimplemented
 from vertex_local.jobs import log
-from vertex_local.secret import hide
 from vertex_local.training.names import ResourceName
 
 # The one filter that is understood: what the gcloud command asks for.
@@ -64,9 +63,7 @@ def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
         if file.name != log.SERVICE_LOG:
             task = log.PRIMARY if file.stem == "job" else file.stem
             start = began.get(task, job.start_time)
-            for number, text in enumerate(
-                hide(file.read_text(errors="replace")).splitlines(), start=1
-            ):
+            for number, text in enumerate(log.text_of(file).splitlines(), start=1):
                 yield _entry(job, task, start + timedelta(microseconds=number), text)
 
 

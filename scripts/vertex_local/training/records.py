@@ -14,10 +14,13 @@ from google.cloud.aiplatform_v1.types import (
     PipelineState,
     TrainingPipeline,
 )
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
+from vertex_local.config import LocalModeError, unusable
+from vertex_local.errors import InvalidArgument
 from vertex_local.training import states, wire
 from vertex_local.training.names import ResourceName
 
@@ -27,6 +30,10 @@ KINDS: dict[str, type[Resource]] = {
     "trainingPipelines": TrainingPipeline,
 }
 
+LOSS = (
+    "It holds what jobs were and how they ended. Move it away: local mode then begins without "
+    "jobs. Their folders, and all buckets, stay as they are."
+)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
     number INTEGER PRIMARY KEY,      -- order of creation
@@ -43,14 +50,18 @@ class Records:
     """All job records of one root.
 
     Safe to use from several threads.
+
+    Raises:
+        LocalModeError: if they cannot be read, also by any of the methods.
     """
 
     def __init__(self, path: Path) -> None:
         self._changed = threading.Condition()
         self._released = False
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(SCHEMA)
+        try:
+            self._db = _open(path)
+        except sqlite3.DatabaseError as err:
+            raise unusable(path, err, LOSS) from err
 
     def release_waiting(self) -> None:
         """Make `get_after_change` answer at once from now on, because the server stops."""
@@ -139,6 +150,12 @@ class Records:
             row = self._row("SELECT pipeline FROM resources WHERE name = ?", job_name)
         return str(row[0] or "") if row else ""
 
+    def check(self) -> int:
+        """Read every record; return how many there are."""
+        with self._changed:
+            rows = self._db.execute("SELECT name, message FROM resources").fetchall()
+        return len([_load(*row) for row in rows])
+
     def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
         """Move a custom job, and the pipeline that it backs, to another state.
 
@@ -212,9 +229,25 @@ class Records:
         return row or ()
 
 
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute(SCHEMA)
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
 def _load(name: str, message: bytes) -> Resource:
-    kind = KINDS[ResourceName.parse(name).kind]
-    resource: Resource = kind.deserialize(message)
+    try:
+        resource: Resource = KINDS[ResourceName.parse(name).kind].deserialize(message)
+    except (DecodeError, InvalidArgument, KeyError, TypeError) as err:
+        raise LocalModeError(f"The record of {name} in jobs.sqlite3 is damaged. {LOSS}") from err
     return resource
 
 

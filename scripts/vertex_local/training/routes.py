@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vertex_local import errors, features
+from vertex_local.config import LocalModeError
 from vertex_local.training import handlers, wire
 from vertex_local.training.handlers import Service
 from vertex_local.training.names import ResourceName
@@ -62,6 +63,7 @@ def application(service: Service) -> Starlette:
         routes=routes,
         exception_handlers={
             errors.ApiError: errors.handle_api_error,
+            LocalModeError: errors.handle_local_mode_error,
             HTTPException: errors.handle_http_error,
             Exception: errors.handle_crash,
         },

@@ -37,7 +37,8 @@ def parse(kind: type[Message], body: bytes) -> Message:
     message: Message = kind()
     try:
         json_format.Parse(body, kind.pb(message))
-    except (json_format.ParseError, UnicodeDecodeError) as err:
+        json_format.MessageToDict(kind.pb(message))  # it reads NaN, but JSON cannot say that
+    except (json_format.Error, UnicodeDecodeError, RecursionError) as err:
         raise InvalidArgument(f"Invalid JSON payload received. {err}") from err
     return message
 
@@ -65,9 +66,13 @@ def log_filter(body: bytes) -> str:
         InvalidArgument: if there is none.
     """
     try:
-        return str(json.loads(body)["filter"])
-    except (ValueError, KeyError, TypeError) as err:
-        raise InvalidArgument(f"A request for log entries needs a filter: {err!r}") from err
+        request = json.loads(body)
+    except (ValueError, RecursionError) as err:
+        raise InvalidArgument(f"Invalid JSON payload received. {err}") from err
+    expression = request.get("filter") if isinstance(request, dict) else None
+    if not isinstance(expression, str):
+        raise InvalidArgument('A request for log entries needs a "filter" that is a text.')
+    return expression
 
 
 def scopes(body: bytes) -> list[str]:
