@@ -92,6 +92,12 @@ def test_every_requirement_has_one_tested_version_that_suits(
         assert tested[0] in requirement.specifier, requirement
 
 
+def test_the_build_backend_is_the_tested_one(repo: Path) -> None:
+    required = tomllib.loads((repo / "pyproject.toml").read_text())["build-system"]["requires"]
+    tested = (repo / "scripts" / "tested-versions.txt").read_text().splitlines()
+    assert [each for each in required if each not in tested] == [] and len(required) == 1
+
+
 def test_one_version_stands_everywhere(repo: Path, project: dict) -> None:  # type: ignore[type-arg]
     headings = re.findall(r"^## (\S+)$", (repo / ".github/CHANGELOG.md").read_text(), re.MULTILINE)
     released = [heading for heading in headings if heading != "Unreleased"]
