@@ -10,8 +10,6 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import google.auth
-import google.auth.exceptions
 import nbformat
 import pytest
 import requests
@@ -231,11 +229,6 @@ def test_a_proxy_is_not_asked_for_this_machine(
         monkeypatch.setenv(name, settings[name])
     assert requests.get(url, timeout=30).status_code == 200
     assert bucket.exists()
-
-
-def test_no_google_library_finds_an_account(server: ServerRecord) -> None:
-    with pytest.raises(google.auth.exceptions.DefaultCredentialsError):
-        google.auth.default()
 
 
 def test_kernel_install_writes_a_kernel_for_this_python(tmp_path: Path) -> None:
