@@ -139,7 +139,9 @@ def lab(browser: bool) -> int:
         address, token = jupyter_address(runtime, jupyter)
         open_session(address, token, path, jupyter)
         page = f"{address}/lab/tree/{path}?token={token}"
-        print(f"JupyterLab: {page}\nStop it with Ctrl-C.", flush=True)
+        print(f"JupyterLab: {page}\nJobs and buckets, a link that works once:", flush=True)
+        vertex_local("page")
+        print("Stop it with Ctrl-C.", flush=True)
         if browser:
             webbrowser.open(redirect_file(runtime, page).as_uri())
         return jupyter.wait()

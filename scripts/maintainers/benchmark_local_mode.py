@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             clients.configure_clients(root, record)
             job_against_script(turns)
             many_jobs(record)
+            the_page(root, record)
         finally:
             daemon.stop(root)
     return 0
@@ -158,6 +159,35 @@ def many_jobs(record: ServerRecord) -> None:
     at_once("the running job", active, session)
     session.post(f"{active}:cancel", json={}, timeout=60)
     print(f"memory of the server with {FINISHED_JOBS} jobs: {memory_mb(record.pid)}")
+
+
+def the_page(root: Root, record: ServerRecord) -> None:
+    """The page for people: its list of many jobs, and a log of 50 MB."""
+    session = requests.Session()
+    link = daemon.page_link(record)
+    session.get(link, timeout=60)
+    base = link.partition("/enter/")[0]
+    newest = max(root.jobs.iterdir(), key=lambda folder: folder.stat().st_mtime)
+    lines = (f"line {number} of a log that is much too long\n" for number in range(1_200_000))
+    (newest / "job.log").write_text("".join(lines))
+    log = f"{base}/jobs/{newest.name}/log/workerpool0-0"
+    pages = {
+        "list of jobs": (f"{base}/", 100),
+        "end of a log of 50 MB": (log, 300),
+        "middle of it": (f"{log}?from=25000000", 300),
+        "search in it": (f"{log}?text=line+777+", 300),
+    }
+    for what, (url, target) in pages.items():
+        first = seconds(lambda url=url: session.get(url, timeout=60))  # type: ignore[misc]
+        again = statistics.median(
+            seconds(lambda url=url: session.get(url, timeout=60))  # type: ignore[misc]
+            for _ in range(GETS)
+        )
+        print(
+            f"page, {what}: first {first * 1000:.0f} ms, then {again * 1000:.0f} ms "
+            f"(target: {target} ms)"
+        )
+    print(f"memory of the server after these pages: {memory_mb(record.pid)}")
 
 
 def at_once(what: str, url: str, session: requests.Session) -> None:

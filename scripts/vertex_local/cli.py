@@ -106,6 +106,15 @@ def budget(root: Root, args: argparse.Namespace) -> int:
     return 0
 
 
+def page(root: Root, _args: argparse.Namespace) -> int:
+    """Print a link to the page with jobs and buckets; it works once."""
+    record = daemon.find(root)
+    if record is None:
+        raise LocalModeError("Local mode is not running. Start it with `vertex-local up`.")
+    print(daemon.page_link(record))
+    return 0
+
+
 def env(root: Root, _args: argparse.Namespace) -> int:
     """Print the exports that point a shell's programs at local mode."""
     from vertex_local.kernel.clients import environment
@@ -205,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     add("down", down)
     add("status", status)
+    add("page", page)
     add("env", env)
     running = add("run", run)
     running.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")

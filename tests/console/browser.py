@@ -20,7 +20,9 @@ import requests
 from vertex_local.server import ports
 
 DRIVER = shutil.which("chromedriver")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 LIMIT_SECONDS = 60.0
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key under which WebDriver returns elements
 OPTIONS = (

@@ -20,6 +20,7 @@ from vertex_local.faults.store import Faults
 from vertex_local.server import daemon
 
 SCRIPT = "<script>document.title = 'evil'</script><img src=x onerror=\"document.title='evil'\">"
+AXE = os.environ.get("VERTEX_LOCAL_AXE", "")  # accessibility checker, from npm: axe-core
 HISTORY = "epoch,train_loss,val_loss,val_accuracy,seconds\n1,0.9,0.8,0.5,0.1\n2,0.5,0.4,0.7,0.1\n"
 # Contrast as WCAG 2.1 defines it, of every text with the ground behind it.
 LOW_CONTRAST = """
@@ -131,6 +132,23 @@ def test_a_fault_and_a_filter_are_chosen_by_hand(
     window.wait(lambda: "text=nobody" in window.address, "an address with the filter")
 
 
+def views_of(job: str, bucket: str, name: str) -> dict[str, str]:
+    """Return the address of each view: of a job, a bucket, and one object of strange name in it."""
+    where = f"bucket={bucket}"
+    return {
+        "jobs": "",
+        "job": f"jobs/{job}",
+        "log": f"jobs/{job}/log/workerpool0-0",
+        "search": f"jobs/{job}/log/workerpool0-0?text=Error",
+        "buckets": "buckets",
+        "folder": f"folder?{where}&prefix=folder/",
+        "svg": f"object?{where}&name={name}",
+        "table": f"object?{where}&name=folder/t.csv",
+        "faults": "faults?kind=preemption",
+        "problem": "jobs/1",
+    }
+
+
 def test_every_view_is_readable_in_both_themes_and_when_narrow(
     window: Browser, base: str, bucket: storage.Bucket, faults: Faults
 ) -> None:
@@ -140,19 +158,7 @@ def test_every_view_is_readable_in_both_themes_and_when_narrow(
     name = "folder/<img src=x onerror=alert(1)>.svg"
     bucket.blob(name).upload_from_string(f"<svg xmlns='http://www.w3.org/2000/svg'>{SCRIPT}</svg>")
     bucket.blob("folder/t.csv").upload_from_string("a,b\n1,2\n")
-    where = f"bucket={bucket.name}"
-    views = {
-        "jobs": "",
-        "job": f"jobs/{job.name}",
-        "log": f"jobs/{job.name}/log/workerpool0-0",
-        "search": f"jobs/{job.name}/log/workerpool0-0?text=Error",
-        "buckets": "buckets",
-        "folder": f"folder?{where}&prefix=folder/",
-        "svg": f"object?{where}&name={name}",
-        "table": f"object?{where}&name=folder/t.csv",
-        "faults": "faults?kind=preemption",
-        "problem": "jobs/1",
-    }
+    views = views_of(job.name, bucket.name, name)
     for width, theme in ((1300, "light"), (700, "dark"), (700, "light"), (1300, "dark")):
         window.size(width, 900)
         window.theme(theme)
@@ -169,6 +175,28 @@ def test_every_view_is_readable_in_both_themes_and_when_narrow(
     assert refused == []
 
 
+@pytest.mark.skipif(not AXE, reason="VERTEX_LOCAL_AXE does not name a copy of axe.min.js")
+def test_axe_finds_nothing(
+    window: Browser, base: str, bucket: storage.Bucket, faults: Faults
+) -> None:
+    job = custom_job(bucket, "raise ValueError('wrong data')")
+    job._gca_resource.job_spec.base_output_directory.output_uri_prefix = f"gs://{bucket.name}/run"
+    bucket.blob("run/eval_history.csv").upload_from_string(HISTORY)
+    bucket.blob("folder/t.csv").upload_from_string("a,b\n1,2\n")
+    failure(job)
+    faults.add("quota", {})
+    script = Path(AXE).read_text()
+    for theme in ("light", "dark"):
+        window.theme(theme)
+        for view, path in views_of(job.name, bucket.name, "folder/t.csv").items():
+            window.open(f"{base}/{path}")
+            window.run(script)
+            found = window.run("return axe.run()")
+            assert len(found["passes"]) > 10  # it did look
+            bad = [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]]
+            assert bad == [], (view, theme)
+
+
 def test_and_the_measure_of_contrast_sees_a_bad_one(window: Browser, base: str) -> None:
     window.open(f"{base}/")
     window.theme("light")
@@ -180,4 +208,4 @@ def test_a_page_that_somebody_opens_without_its_link_says_how(
     window: Browser, base: str, server: ServerRecord
 ) -> None:
     window.open(base.rpartition("/")[0] + "/another/")
-    assert "vertex-local status" in window.texts("main")[0]
+    assert "vertex-local page" in window.texts("main")[0]
