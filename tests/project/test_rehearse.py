@@ -239,6 +239,7 @@ def test_every_notebook_with_a_job_can_be_rehearsed(repo: Path) -> None:
         path
         for path in sorted((repo / "notebooks").glob("*.ipynb"))
         if "aiplatform.CustomTrainingJob(" in path.read_text()
+        and "faults.add(" not in path.read_text()  # needs local mode, and stops elsewhere
     ]
     assert with_jobs == rehearse.NOTEBOOKS
     for path in with_jobs:
