@@ -94,9 +94,13 @@ def test_a_wheel_has_local_mode_and_nothing_else_at_its_top(wheel: Path, repo: P
         entries.read_string(archive.read(f"{info}/entry_points.txt").decode())
     assert prices == (repo / "data" / "prices.csv").read_bytes()
     assert dict(entries["console_scripts"]) == {"vertex-local": "vertex_local.cli:main"}
-    packed = {name for name in files if name.endswith(".py")}
     source = repo / "scripts" / OFFERED
-    assert packed == {f"{OFFERED}/{path.relative_to(source)}" for path in source.rglob("*.py")}
+    written = {path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    needed = {
+        path.relative_to(source.parent).as_posix() for path in written - {*source.glob("*.md")}
+    }
+    assert set(files) - needed == {name for name in files if name.startswith(info)}
+    assert needed <= set(files)
 
 
 def test_the_wheel_works_without_the_clone(bare: Path, tmp_path: Path, names: list[str]) -> None:
