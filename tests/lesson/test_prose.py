@@ -193,16 +193,6 @@ def test_pictures_have_a_text_for_those_who_do_not_see_them(texts: dict[Path, st
         assert "![](" not in text, path.name
 
 
-def test_the_glossary_has_ten_words_in_order(texts: dict[Path, str]) -> None:
-    text = next(text for path, text in texts.items() if path.name.startswith("06-"))
-    glossary = text.partition("## Glossary")[2].partition("\n## ")[0]
-    words = re.findall(r"^\| ([\w -]+) \| .+ \|$", glossary, re.MULTILINE)[1:]
-    assert len(words) == 10
-    assert words == sorted(words)
-    body = text.partition("## Glossary")[0].lower()
-    assert [word for word in words if word.rpartition(" ")[2].rstrip("s") not in body] == []
-
-
 def test_no_address_is_a_placeholder(texts: dict[Path, str]) -> None:
     for path, text in texts.items():
         assert "OWNER/REPO" not in text, path.name  # such a link or command leads nowhere

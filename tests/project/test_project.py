@@ -17,17 +17,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ASKED_FOR = {
-    "google-cloud-aiplatform",
-    "google-cloud-storage",
-    "torch",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "jupyter",
-    "nbval",
-}
-
 
 @pytest.fixture(scope="module")
 def project(repo: Path) -> dict:  # type: ignore[type-arg]
@@ -44,10 +33,6 @@ def requirements(project: dict) -> list[Requirement]:  # type: ignore[type-arg]
 def pins(repo: Path) -> list[Requirement]:
     lines = (repo / "scripts" / "tested-versions.txt").read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
-
-
-def test_the_packages_that_were_asked_for_are_there(requirements: list[Requirement]) -> None:
-    assert ASKED_FOR <= {requirement.name for requirement in requirements}
 
 
 def test_environment_yml_takes_its_packages_from_pyproject(repo: Path, project: dict) -> None:  # type: ignore[type-arg]

@@ -61,29 +61,6 @@ def test_an_older_python_gets_one_sentence(script: Path) -> None:
     assert "Python 3.10 or newer is needed, and this is Python 3.9" in finished.stderr
 
 
-def test_it_needs_only_the_standard_library(script: Path) -> None:
-    modules = re.findall(r"^(?:import|from) (\w+)", script.read_text(), re.MULTILINE)
-    assert set(modules) <= set(sys.stdlib_module_names)
-
-
-def test_no_setting_of_pip_reaches_the_installation(script: Path, tmp_path: Path) -> None:
-    """`user = true` in pip's settings is usual on shared machines, and refused in a `.venv`."""
-    source = tmp_path / "x"
-    source.mkdir()
-    (source / "setup.py").write_text("from setuptools import setup\nsetup(name='x')\n")
-    names = runpy.run_path(str(script))
-    words = ["install", "--no-build-isolation", f"--target={tmp_path / 'site'}", str(source)]
-    for pip, status in ((["-m", "pip"], 1), ([str(names["PIP"])], 0)):
-        finished = subprocess.run(
-            [sys.executable, *pip, *words],
-            env=os.environ | {"PIP_USER": "1"},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_SECONDS,
-        )
-        assert finished.returncode == status, finished.stderr
-
-
 def test_run_leaves_a_running_local_mode_alone(
     installed: None, script: Path, own_root: Root
 ) -> None:
