@@ -175,7 +175,7 @@ def gcs(root: Root) -> Iterator[str]:
         return
     if obstacle := mount.obstacle(root.buckets):
         yield (
-            f"no {mount.MOUNT} in cells and jobs ({obstacle}). {mount.IN_WORDS} "
+            f"no {mount.MOUNT} in cells and jobs ({obstacle}). {mount.FALLBACK} "
             f"To have one for every program: {mount.advice(root.buckets)}."
         )
     else:

@@ -123,7 +123,7 @@ def text_of(path: Path) -> str:
         return hide(file.read())
 
 
-def said(folder: Path) -> list[Line]:
+def service_lines(folder: Path) -> list[Line]:
     """Return what the service said about the job in `folder`."""
     return [
         Line(
@@ -138,7 +138,9 @@ def said(folder: Path) -> list[Line]:
 
 def warnings(root: Root, job_id: str) -> list[str]:
     """Return the warnings in a job's service log."""
-    return [line.text for line in said(root.jobs / job_id) if line.text.startswith(WARNING)]
+    return [
+        line.text for line in service_lines(root.jobs / job_id) if line.text.startswith(WARNING)
+    ]
 
 
 def log_path(folder: Path, replica: Replica) -> Path:

@@ -87,7 +87,7 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
         *_asked(resource, beside),
         *_asked(spec, REFUSED_IN_JOBS),
         *_asked_in_pools(spec, REFUSED_IN_POOLS),
-        *(f"{place}.{why}" for place, pool in _used_pools(spec) if (why := _obstacle(pool))),
+        *(f"{field}.{why}" for field, pool in _used_pools(spec) if (why := _obstacle(pool))),
     ]
     if refused:
         raise Unimplemented(*features.of_fields(refused))
@@ -99,8 +99,8 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
         )
     if len(pools) > MAX_POOLS:
         raise InvalidArgument(f"job_spec has {len(pools)} worker_pool_specs; {MAX_POOLS} can be.")
-    for place, pool in _used_pools(spec):
-        _check_pool(pool, place)
+    for field, pool in _used_pools(spec):
+        _check_pool(pool, field)
     if sum(pool.replica_count for _, pool in _used_pools(spec)) > MAX_REPLICAS:
         raise Unimplemented(f"more than {MAX_REPLICAS} replicas in a job")
     output = spec.base_output_directory.output_uri_prefix
@@ -123,7 +123,7 @@ def without_effect(spec: CustomJobSpec) -> list[str]:
 
 
 def _used_pools(spec: CustomJobSpec) -> Iterator[tuple[str, WorkerPoolSpec]]:
-    """Yield name and content of each worker pool; one without replicas only keeps a place."""
+    """Yield name and content of each worker pool; one without replicas holds no machines."""
     for number, pool in enumerate(spec.worker_pool_specs):
         if pool.replica_count:
             yield f"job_spec.worker_pool_specs[{number}]", pool
@@ -161,42 +161,42 @@ def _check_names(resource: TrainingPipeline | CustomJob) -> None:
             )
 
 
-def _check_pool(pool: WorkerPoolSpec, place: str) -> None:
+def _check_pool(pool: WorkerPoolSpec, field: str) -> None:
     if not pool.container_spec:
-        _check_package(pool, f"{place}.python_package_spec")
+        _check_package(pool, f"{field}.python_package_spec")
     work = pool.container_spec or pool.python_package_spec
     if len(work.env) > MAX_ENV:
-        raise InvalidArgument(f"{place}: at most {MAX_ENV} environment variables are allowed.")
+        raise InvalidArgument(f"{field}: at most {MAX_ENV} environment variables are allowed.")
     for item in work.env:
         if not ENV_NAME.fullmatch(item.name):
             raise InvalidArgument(
-                f"{place}: {item.name!r} is not a name for an environment variable: letters, "
+                f"{field}: {item.name!r} is not a name for an environment variable: letters, "
                 "digits and underscores are allowed, and no digit at the beginning."
             )
     words = [*work.args, *(item.value for item in work.env)]
     words += [*pool.container_spec.command, pool.python_package_spec.python_module]
     if any("\0" in word for word in words):
-        raise InvalidArgument(f"{place}: no argument or variable can hold a NUL character.")
+        raise InvalidArgument(f"{field}: no argument or variable can hold a NUL character.")
     if sum(map(len, work.args)) > MAX_ARGS_CHARACTERS:
-        raise InvalidArgument(f"{place}: at most {MAX_ARGS_CHARACTERS} characters of args.")
-    machines.check(pool.machine_spec, f"{place}.machine_spec")
+        raise InvalidArgument(f"{field}: at most {MAX_ARGS_CHARACTERS} characters of args.")
+    machines.check(pool.machine_spec, f"{field}.machine_spec")
     size = pool.disk_spec.boot_disk_size_gb
     if size and size not in DISK_GB:
         raise InvalidArgument(
-            f"{place}.disk_spec.boot_disk_size_gb must be between {DISK_GB[0]} and {DISK_GB[-1]}, "
+            f"{field}.disk_spec.boot_disk_size_gb must be between {DISK_GB[0]} and {DISK_GB[-1]}, "
             f"not {size}."
         )
 
 
-def _check_package(pool: WorkerPoolSpec, place: str) -> None:
+def _check_package(pool: WorkerPoolSpec, field: str) -> None:
     package = pool.python_package_spec
     for name in ("executor_image_uri", "package_uris", "python_module"):
         if not getattr(package, name):
-            raise InvalidArgument(f"{place}.{name} must not be empty.")
+            raise InvalidArgument(f"{field}.{name} must not be empty.")
     if len(package.package_uris) > MAX_PACKAGES:
-        raise InvalidArgument(f"{place}: at most {MAX_PACKAGES} package_uris are allowed.")
+        raise InvalidArgument(f"{field}: at most {MAX_PACKAGES} package_uris are allowed.")
     for uri in package.package_uris:
         if not BUCKET_FOLDER.fullmatch(uri):
             raise InvalidArgument(
-                f"{place}.package_uris must start with gs://BUCKET/, not {uri!r}."
+                f"{field}.package_uris must start with gs://BUCKET/, not {uri!r}."
             )

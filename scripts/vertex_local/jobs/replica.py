@@ -66,15 +66,15 @@ class Replica:
 
 def replicas_of(spec: CustomJobSpec) -> list[Replica]:
     """Return the replicas of a job, the primary first, each with a port that is free now."""
-    places = [
+    positions = [
         (number, index, pool)
         for number, pool in enumerate(spec.worker_pool_specs)
         for index in range(pool.replica_count)
     ]
-    ports = _free_ports(len(places))
+    ports = _free_ports(len(positions))
     return [
         Replica(number, index, rank, ports[rank], pool)
-        for rank, (number, index, pool) in enumerate(places)
+        for rank, (number, index, pool) in enumerate(positions)
     ]
 
 

@@ -216,7 +216,7 @@ class Runner:
             service_log(f"{log.NOTE} no effect here: {', '.join(names)}")
         if obstacle := mount.obstacle(self.root.buckets):
             reason = f"there is no {mount.MOUNT} on this machine ({obstacle})"
-            service_log(f"{log.NOTE} {reason}. {mount.IN_WORDS}")
+            service_log(f"{log.NOTE} {reason}. {mount.FALLBACK}")
         service_log(*log.SETTING_UP)
         workspace = prepare(
             self.root,
@@ -325,12 +325,12 @@ class Runner:
         """Start processes for a job; after the context, they and what they started are gone."""
         active, id_ = self._active[job.name], ResourceName.of(job).id
         processes = active.processes
-        with ExitStack() as guarded:
+        with ExitStack() as watched:
             try:
                 for launch in launches:
                     with self._lock:
                         processes.append(launch())
-                    guarded.enter_context(self._reaper.watching(processes[-1].pid, id_))
+                    watched.enter_context(self._reaper.watching(processes[-1].pid, id_))
                 with self._lock:
                     if active.cancelled:  # before there was a process to signal
                         process_groups.signal_all(processes, signal.SIGTERM)

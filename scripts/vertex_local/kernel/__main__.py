@@ -50,9 +50,9 @@ def start_again_with_gcs(root: Root) -> None:
     """
     with suppress(LocalModeError):  # said in each cell later
         root.create()
-        if words := mount.prefix(root.buckets):
+        if launcher := mount.prefix(root.buckets):
             kernel = [sys.executable, "-m", "vertex_local.kernel", *sys.argv[1:]]
-            os.execv(words[0], [*words, *kernel])
+            os.execv(launcher[0], [*launcher, *kernel])
 
 
 def keep_secrets(session: Any) -> None:
@@ -81,7 +81,7 @@ class JobWarnings:
     def show(self) -> None:
         """Print the warnings of jobs that were started since the last call."""
         for folder in self._folders():
-            said = [] if folder in self._seen else [line.text for line in log.said(folder)]
+            said = [] if folder in self._seen else [line.text for line in log.service_lines(folder)]
             if log.RUNNING in said:  # warnings come before that
                 self._seen.add(folder)
                 for text in said:

@@ -23,7 +23,7 @@ from pathlib import Path
 MOUNT = "/gcs"
 SWITCH = "VERTEX_LOCAL_GCS"  # "off" leaves `/` as it is
 BUCKETS = "VERTEX_LOCAL_BUCKETS"  # tells jobs and cells where the buckets' folders are
-IN_WORDS = f"In the words of a job's command, {MOUNT} stands for the folder of the buckets."
+FALLBACK = f"In the words of a job's command, {MOUNT} stands for the folder of the buckets."
 OLD = "/.old-root"
 PROBE_SECONDS = 20
 
@@ -35,13 +35,13 @@ MNT_DETACH = 2
 
 
 def prefix(buckets: Path) -> list[str] | None:
-    """Return the words to put before a command, so that it finds its buckets at `/gcs`.
+    """Return what to put before an argv, so that the command finds its buckets at `/gcs`.
 
     Args:
         buckets: the folder of the buckets' folders.
 
     Returns:
-        No words if `/gcs` is there without them; None if this machine does not allow it.
+        An empty list if `/gcs` exists already; None if this machine does not allow it.
     """
     if _is_there(buckets):
         return []

@@ -56,7 +56,7 @@ def entries(root: Root, job: CustomJob, expression: str) -> list[dict[str, Any]]
 def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
     folder = root.jobs / ResourceName.of(job).id
     began: dict[str, datetime] = {}
-    for line in log.said(folder):
+    for line in log.service_lines(folder):
         began[line.task] = line.moment  # a replica's last words are the command that it runs
         yield _entry(job, line.task, line.moment, line.text)
     for file in sorted(folder.glob("*.log")):
