@@ -26,7 +26,7 @@ ONE_L4 = {f"g2-standard-{size}" for size in (4, 8, 12, 16, 32)}
 MORE_L4 = {"g2-standard-24": 2, "g2-standard-48": 4, "g2-standard-96": 8}
 # The workshop of the cost exercise.
 ATTENDEES, MINUTES, MACHINE, ACCELERATOR = 25, 10, "n1-standard-8", "NVIDIA_TESLA_T4"
-TOLERANCE = 0.013  # of a cost: 5 dollars for 5.05 is right; provisioning counted once is not
+TOLERANCE = 0.013  # of a cost: 5 for 5.05 is right; provisioning counted once is not
 
 
 class NotYet(Exception):

@@ -7,6 +7,7 @@ mode's tables, which carry the facts about Vertex AI with their sources.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import subprocess
@@ -19,7 +20,6 @@ import pytest
 from google.cloud.aiplatform_v1.types import AcceleratorType
 
 from vertex_local import cli
-from vertex_local.faults.kinds import KINDS
 from vertex_local.jobs import images, machines
 
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -144,18 +144,21 @@ def test_files_exist(texts: dict[Path, str], repo: Path) -> None:
 
 
 def options_of(repo: Path) -> set[str]:
-    """Every option that the project's own programs print in their help."""
-    found: set[str] = set()
-    for script in ("train_nn.py", "workshop.py", "maintainers/benchmark.py"):
-        command = [sys.executable, str(repo / "scripts" / script), "--help"]
-        found |= set(OPTION.findall(subprocess.run(command, capture_output=True, text=True).stdout))
-    source = "".join(
-        path.read_text()
-        for path in [*(repo / "scripts").glob("*.py"), *(repo / "scripts").glob("maintainers/*.py")]
-    )
-    source += Path(cli.__file__).read_text()
-    found |= {f"--{option.name}" for kind in KINDS.values() for option in kind.options}
-    return found | set(re.findall(r"[\"'](--[a-z][\w-]*)[\"']", source))
+    """Every option that the project's own programs define."""
+    source = "".join(path.read_text() for path in (repo / "scripts").rglob("*.py"))
+    defined = set(re.findall(r"[\"'](--[a-z][\w-]*)[\"'=]", source))
+    trainer = [sys.executable, str(repo / "scripts" / "train_nn.py"), "--help"]  # composes some
+    shown = subprocess.run(trainer, capture_output=True, text=True).stdout
+    return defined | set(OPTION.findall(shown)) | set(options_below(cli._parser()))
+
+
+def options_below(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the options of a parser and of its commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from options_below(command)
 
 
 def test_options_exist(texts: dict[Path, str], repo: Path) -> None:
