@@ -1,0 +1,81 @@
+"""The episode's cells in other orders than from top to bottom, as learners run them.
+
+One execution, in a copy of the lesson: every cell twice in a row; then, section by section from
+the last to the first, a restart of the kernel, Setup, and that section alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from clones import make_clone
+
+from vertex_local.config import Root
+from vertex_local.notebooks import execution
+
+NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
+RESTART = "%reset -f"  # forgets every name, as a restart does, and is quicker
+
+Cells = list[nbformat.NotebookNode]
+
+
+def sections(notebook: nbformat.NotebookNode) -> dict[str, Cells]:
+    """Return the code cells below each heading of the second level."""
+    found: dict[str, Cells] = {}
+    title = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            title = cell.source.splitlines()[0].removeprefix("## ")
+        elif cell.cell_type == "code":
+            found.setdefault(title, []).append(cell)
+    return found
+
+
+def in_other_orders(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    parts = sections(notebook)
+    for cells in parts.values():
+        for cell in cells:
+            yield cell
+            yield cell
+    for title, cells in reversed(parts.items()):
+        if title != "Setup":
+            yield nbformat.v4.new_code_cell(RESTART)
+            yield from parts["Setup"]
+            yield from cells
+
+
+def execute(cells: Cells, path: Path) -> nbformat.NotebookNode:
+    copies = [copy.deepcopy(cell) for cell in cells]
+    for number, cell in enumerate(copies):
+        cell.id = f"cell-{number}"
+    notebook = nbformat.v4.new_notebook(cells=copies)
+    execution.run(notebook, path)
+    return notebook
+
+
+@pytest.mark.timeout(900)  # half a minute, but several on a busy machine
+def test_every_cell_can_be_run_again_and_every_section_after_a_restart(
+    repo: Path, own_root: Root, tmp_path: Path
+) -> None:
+    path = make_clone(repo, tmp_path / "clone") / "notebooks" / NAME
+    notebook = nbformat.read(path, as_version=4)
+    assert len(sections(notebook)) >= 7
+    done = execute(list(in_other_orders(notebook)), path)
+
+    launches = sum("job.run(" in cell.source for cell in done.cells)
+    folders = list(own_root.buckets.glob("doe-titanic/artifacts/*/*"))
+    assert launches == 3 * 3  # twice and once, each of three jobs
+    assert len(folders) == 2 * 3 + 1  # the colleague's job has one folder for all its runs
+    for folder in own_root.buckets.glob("doe-titanic/artifacts/pytorch/*"):
+        assert (folder / "metrics.json").is_file()
+
+
+def test_a_section_without_setup_is_noticed(repo: Path, own_root: Root, tmp_path: Path) -> None:
+    path = make_clone(repo, tmp_path / "clone") / "notebooks" / NAME
+    parts = sections(nbformat.read(path, as_version=4))
+    with pytest.raises(execution.NotebookFailed, match="NameError"):
+        execute(parts["Clean up"], path)
