@@ -11,11 +11,15 @@ import functools
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vertex_local import costs
+
+AGAIN = "Run the cells above again, from Setup on."
+WIDTH = 68  # characters; JupyterLab, 1000 pixels wide, breaks longer lines inside of words
 
 Names = Mapping[str, Any]
 Check = Callable[[Names], str]
@@ -47,20 +51,18 @@ def check(*needed: str) -> Callable[[Callable[..., str]], Check]:
     def decorate(function: Callable[..., str]) -> Check:
         @functools.wraps(function)
         def checked(names: Names) -> str:
-            for name in needed:
-                if name not in names:
-                    return (
-                        f"Not yet: {name} has no value. Run the cells above again, from Setup on."
-                    )
             try:
-                return f"Correct: {function(*(names[name] for name in needed))}"
+                for name in needed:
+                    require(name in names, f"{name} has no value. {AGAIN}")
+                said = f"Correct: {function(*(names[name] for name in needed))}"
             except NotYet as hint:
-                return f"Not yet: {hint}"
+                said = f"Not yet: {hint}"
             except Exception as error:
-                return (
+                said = (
                     f"Not yet: {needed[0]} has a form that cannot be checked ({error}). Keep the "
                     "form that the cell had, and change only what the task says."
                 )
+            return textwrap.fill(said, WIDTH, break_long_words=False, break_on_hyphens=False)
 
         return checked
 

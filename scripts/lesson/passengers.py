@@ -73,10 +73,10 @@ def encode(table: pd.DataFrame, rules: dict[str, Any]) -> np.ndarray[Any, Any]:
 def _numbers(name: str, column: pd.Series, codes: dict[str, int] | None) -> np.ndarray[Any, Any]:
     """Turn one column without gaps into numbers."""
     if codes is not None:
-        unknown = sorted({repr(value) for value in column if value not in codes})
+        unknown = sorted({repr(v) for v in column if not (isinstance(v, str) and v in codes)})
         if unknown:
-            known = ", ".join(map(repr, codes))
-            raise ValueError(f"{name} is {', '.join(unknown)}; the model knows only {known}.")
+            words = ", ".join(map(repr, codes))
+            raise ValueError(f"{name} is {', '.join(unknown)}; the model knows only {words}.")
         return np.array([codes[value] for value in column], dtype="float64")
     numbers = np.asarray(pd.to_numeric(column, errors="coerce"), dtype="float64")
     if not np.isfinite(numbers).all():

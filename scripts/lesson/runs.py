@@ -71,8 +71,14 @@ def finished(client: Any, bucket_name: str) -> list[str]:
 
 
 def table(client: Any, bucket_name: str, newest: int) -> pd.DataFrame:
-    """Return one column for each of the newest finished runs of a bucket, the newest last."""
+    """Return one column for each of the newest finished runs of a bucket, the newest last.
+
+    Raises:
+        LookupError: if there is none yet.
+    """
     folders = finished(client, bucket_name)[-newest:]
+    if not folders:
+        raise LookupError(f"No run has finished yet in gs://{bucket_name}/{RUNS}: launch a job.")
     columns = {folder.rpartition("/")[2]: metrics(client, folder) for folder in folders}
     return pd.DataFrame({name: pd.Series(run).reindex(SHOWN) for name, run in columns.items()})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import sys
+import textwrap
 import unicodedata
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,14 +19,16 @@ PACKAGES = ["google-cloud-aiplatform", "google-cloud-storage", "torch", "numpy",
 PACKAGES += ["scikit-learn", "matplotlib", "setuptools"]
 PASSENGERS = Path(__file__).resolve().parents[2] / "data" / "titanic_train.csv"
 LONGEST_LABEL = 63
+WIDTH = 79  # characters that JupyterLab shows without breaking words
 
 
 class SetupError(Exception):
     """Something that the reader of a notebook can put right."""
 
     def _render_traceback_(self) -> list[str]:
-        """Let Jupyter show the sentence alone; IPython looks for this method."""
-        return [f"{type(self).__name__}: {self}"]
+        """Let Jupyter show the sentences alone, without a traceback; IPython calls this method."""
+        lines = f"{type(self).__name__}: {self}".splitlines()
+        return [line if line.startswith(" ") else textwrap.fill(line, WIDTH) for line in lines]
 
 
 def check_packages() -> None:
@@ -43,8 +46,9 @@ def check_packages() -> None:
             missing.append(package)
     if missing:
         raise SetupError(
-            f"{', '.join(missing)} missing. In a terminal run: {sys.executable} -m pip install "
-            f"{' '.join(missing)}\nThen restart the kernel (menu Kernel → Restart Kernel)."
+            f"{', '.join(missing)} missing. In a terminal run:\n"
+            f"  {sys.executable} -m pip install {' '.join(missing)}\n"
+            "Then restart the kernel (menu Kernel → Restart Kernel)."
         )
     for name, number in found.items():
         print(f"[OK] {name} {number}")
@@ -132,8 +136,9 @@ def storage_client() -> Any:
             "No Google account or no project was found. On a laptop, run in a terminal:\n"
             "  gcloud auth application-default login\n"
             "  gcloud auth application-default set-quota-project YOUR-PROJECT\n"
-            "set the environment variable GOOGLE_CLOUD_PROJECT to YOUR-PROJECT, and restart the\n"
-            "kernel. Or practise without an account: python3 scripts/workshop.py lab"
+            "Set the environment variable GOOGLE_CLOUD_PROJECT to YOUR-PROJECT, and restart the "
+            "kernel. Or practise without an account:\n"
+            "  python3 scripts/workshop.py lab"
         ) from error
 
 
@@ -181,9 +186,11 @@ def open_bucket(client: Any, name: str, region: str, passengers: Path = PASSENGE
         passengers: the table to upload if the bucket has none of that name.
 
     Raises:
-        SetupError: if the bucket belongs to somebody else, or may not be used; says what to do.
+        SetupError: if the login has expired, or the bucket belongs to somebody else, or may not be
+            used; says what to do.
     """
     from google.api_core.exceptions import Conflict, Forbidden
+    from google.auth.exceptions import GoogleAuthError
 
     try:
         bucket = client.lookup_bucket(name)
@@ -198,6 +205,12 @@ def open_bucket(client: Any, name: str, region: str, passengers: Path = PASSENGE
             f"BUCKET_NAME = {name!r}: this bucket cannot be used ({error.message}). Either "
             "somebody else in the world has a bucket of this name: choose another. Or your account "
             f"lacks the role Storage Admin in the project {client.project}: ask its owner."
+        ) from error
+    except GoogleAuthError as error:
+        raise SetupError(
+            f"The Google login cannot be used ({error}). Run in a terminal:\n"
+            "  gcloud auth application-default login\n"
+            "Then restart the kernel."
         ) from error
     except FileNotFoundError as error:
         raise SetupError(f"{passengers} is not there. Clone the lesson again.") from error

@@ -43,7 +43,7 @@ SHOWN = {
     r"Total: 0\.\d+ MB in 4 objects(.|\n)*epochs_run +1\d\d\n",
     "GPU_IMAGE =": r"(.|\n)*About \$.* min of 1 × n1-standard-8 with 1 × NVIDIA_TESLA_T4\n",
     "colleague_job =": r"exited with a non-zero status of 2\.\n",
-    "staging =": r"^Deleted [1-9]\d* archives; the bucket now holds:\n(?!(.|\n)*vertex_staging)"
+    "archives =": r"^Deleted [1-9]\d* archives; the bucket now holds:\n(?!(.|\n)*vertex_staging)"
     r"(.|\n)*Total: \d\.\d+ MB",
 }
 
@@ -83,7 +83,7 @@ MISTAKES = {
         "LAST_NAME = '': write your name",
     ),
     "a job object that runs twice": (
-        "staging =",
+        "archives =",
         f"job.run({RUN})",
         "Custom Training has already run",
     ),
@@ -138,7 +138,7 @@ def with_learners(notebook: nbformat.NotebookNode, own_images: list[str]) -> nbf
             code_cell(notebook.cells[check].source, f"solved {number}"),
         ]
     for index, cell in enumerate(notebook.cells):
-        if cell.source.startswith("staging ="):
+        if cell.source.startswith("archives ="):
             before[index] = [code_cell(source, "own image") for source in own_images]
         for name, (place, source, _) in MISTAKES.items():
             if cell.cell_type == "code" and cell.source.startswith(place):

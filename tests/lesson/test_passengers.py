@@ -63,6 +63,7 @@ def test_a_missing_age_fare_or_port_is_filled(one: Passenger, rules: dict[str, A
         ({"Sex": "Female"}, "Sex is 'Female'; the model knows only 'female', 'male'"),
         ({"Sex": "male "}, "Sex is 'male '; the model knows only"),
         ({"Sex": 1}, "Sex is 1; the model knows only"),
+        ({"Sex": ["male"]}, "the model knows only"),
         ({"Sex": None}, "Sex is missing"),
         ({"Embarked": "Southampton"}, "Embarked is 'Southampton'; the model knows only 'C', 'Q'"),
         ({"Pclass": None}, "Pclass is missing"),

@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 from google.api_core.exceptions import Forbidden
-from google.auth.exceptions import DefaultCredentialsError
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud import aiplatform, storage
 
 from lesson import setup
@@ -106,7 +106,8 @@ def test_what_the_lesson_accepts_is_a_bucket_name(name: str) -> None:
 
 
 def test_the_message_stands_alone_in_jupyter() -> None:
-    assert SetupError("x")._render_traceback_() == ["SetupError: x"]
+    shown = SetupError("x\n  " + "a command " * 9)._render_traceback_()
+    assert shown == ["SetupError: x", "  " + "a command " * 9]  # to be copied in one piece
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -218,6 +219,14 @@ def test_somebody_elses_bucket_is_said_by_the_variable() -> None:
     theirs = SimpleNamespace(lookup_bucket=forbid, project="p")
     with pytest.raises(SetupError, match=r"BUCKET_NAME = 'data': .*choose another.*Storage Admin"):
         setup.open_bucket(theirs, "data", "us-central1")
+
+
+def test_an_expired_login_is_said_with_the_command() -> None:
+    def expired(name: str) -> None:
+        raise RefreshError("Reauthentication is needed")
+
+    with pytest.raises(SetupError, match=r"Reauthentication is needed(.|\n)*\n  gcloud auth"):
+        setup.open_bucket(SimpleNamespace(lookup_bucket=expired), "data", "us-central1")
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from lesson_minutes import Section, sections, total
 from vertex_local import costs
 
 TEACHING, EXERCISES = 20.0, 10.0
+NOTEBOOKS = sorted(lesson_minutes.EPISODE.parent.glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,14 @@ def notes(repo: Path) -> str:
 def test_the_teaching_path_and_the_exercises_fit(found: list[Section]) -> None:
     assert total(found, exercise=False) <= TEACHING
     assert total(found, exercise=True) <= EXERCISES
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_takes_no_longer_than_it_says(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    said = re.search(r"^Teaching: (?:about )?(\d+) minutes", cells[0].source, re.MULTILINE)
+    assert said is not None
+    assert total(sections(cells), exercise=False) <= int(said[1]) + 0.5
 
 
 def test_an_exercise_leaves_time_to_think(found: list[Section]) -> None:
