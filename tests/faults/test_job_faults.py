@@ -64,7 +64,7 @@ def finish(job: aiplatform.CustomJob) -> None:
 
 def said(root: Root, job: aiplatform.CustomJob) -> list[str]:
     """Return the lines of the service's own log."""
-    return [line.text for line in log.said(root.jobs / job.name)]
+    return [line.text for line in log.service_lines(root.jobs / job.name)]
 
 
 def printed(root: Root, job: aiplatform.CustomJob) -> str:

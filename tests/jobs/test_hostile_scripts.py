@@ -116,7 +116,7 @@ def test_a_script_may_do_with_its_folder_what_it_likes(
         run(job)
     name = backing_job(job).name
     folder = root.jobs / name.rpartition("/")[2]
-    assert log.said(folder) == [] and log.text_of(folder / "job.log") == ""
+    assert log.service_lines(folder) == [] and log.text_of(folder / "job.log") == ""
     run(make_job(tmp_path / "next.py", bucket, "print('the next one')\n"))  # nothing is blocked
 
 
