@@ -33,7 +33,7 @@ from google.cloud import aiplatform, storage
 from preflight import Plan
 
 from vertex_local.config import LocalModeError, find_root
-from vertex_local.notebooks import execution
+from vertex_local.notebooks import checking, evidence, files
 
 REPO = Path(__file__).resolve().parents[2]
 NOTEBOOKS = [  # those that start jobs
@@ -102,15 +102,15 @@ def rehearse(plan: Plan, paths: list[Path], yes: bool) -> int:
 
 def _execute(plan: Plan, path: Path, owner: str) -> bool:
     """Execute a copy of a notebook, keep it, and return whether every cell worked."""
-    copied = execution.read(path)
+    copied = files.read(path)
     set_names(copied, {"BUCKET_NAME": plan.bucket, "LAST_NAME": owner, "REGION": plan.region})
     try:
-        execution.run(copied, path, KERNEL)
-    except execution.NotebookFailed as err:
+        checking.run(copied, path, KERNEL)
+    except checking.NotebookFailed as err:
         print(f"\n{err}", flush=True)
         return False
     finally:
-        kept = execution.save(copied, find_root().path / "rehearsal" / path.name, path.parent)
+        kept = evidence.save(copied, find_root().path / "rehearsal" / path.name, path.parent)
         print(f"Executed copy: {kept}", flush=True)
     return True
 
@@ -204,7 +204,7 @@ def _delete_objects(plan: Plan, existed: bool) -> None:
 
 
 def _code(path: Path) -> list[str]:
-    return [cell.source for cell in execution.read(path).cells if cell.cell_type == "code"]
+    return [cell.source for cell in files.read(path).cells if cell.cell_type == "code"]
 
 
 if __name__ == "__main__":

@@ -129,12 +129,12 @@ def env(root: Root, _args: argparse.Namespace) -> int:
 
 def run(root: Root, args: argparse.Namespace) -> int:
     """Execute notebooks in local mode."""
-    from vertex_local.notebooks import execution, stamp
+    from vertex_local.notebooks import checking, files, stamp
 
-    notebooks = [(execution.read(path), path) for path in args.notebooks]
+    notebooks = [(files.read(path), path) for path in args.notebooks]
     with daemon.running(root):
         for content, path in notebooks:
-            print(f"Executed copy: {execution.execute(content, path, args.output)}")
+            print(f"Executed copy: {checking.execute(content, path, args.output)}")
             if args.stamp:
                 stamp.write(path, date.today())
     return 0

@@ -74,16 +74,16 @@ class Run:
 
 FULL_DISK = """
 import errno
-from vertex_local.notebooks import execution
+from vertex_local.notebooks import evidence
 
-really_replace = execution.replace
+really_replace = evidence.replace
 
 def replace(path, text):
     if path.stem == "full_disk":
         raise OSError(errno.ENOSPC, "No space left on device")
     really_replace(path, text)
 
-execution.replace = replace
+evidence.replace = replace
 """
 
 
@@ -212,7 +212,7 @@ def test_times_and_budgets_are_printed(run: Run) -> None:
 
 def test_executed_copies_are_kept(run: Run) -> None:
     evidence = run.evidence
-    assert {path.stem for path in evidence.glob("*.html")} == {"good", *FAILURES}
+    assert {path.stem for path in evidence.glob("*.html")} == {"index", "good", *FAILURES}
     executed = nbformat.read(evidence / "failing_shell_command.ipynb", as_version=4)
     names = [output.get("ename") for output in executed.cells[1].outputs]
     assert names[-1] == "CommandFailed"

@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vertex_local.notebooks.execution import save
+from vertex_local.notebooks.evidence import save
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 25

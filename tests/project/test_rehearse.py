@@ -243,7 +243,7 @@ def test_every_notebook_with_a_job_can_be_rehearsed(repo: Path) -> None:
     ]
     assert with_jobs == rehearse.NOTEBOOKS
     for path in with_jobs:
-        copied = rehearse.execution.read(path)
+        copied = rehearse.files.read(path)
         rehearse.set_names(copied, {"BUCKET_NAME": "b", "LAST_NAME": "rehearsal", "REGION": "r"})
         # By this label the clean-up finds what still runs.
         jobs = "".join(rehearse._code(path)).split("aiplatform.CustomTrainingJob(\n")[1:]

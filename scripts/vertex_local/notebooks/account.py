@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
-
-from vertex_local.config import Root
 
 SHOWN_LINES = 12  # of the cell's source, of what it printed, and of its traceback
 LOG_LINES = 20  # of a failed job's log
@@ -33,7 +30,7 @@ def account(place: str, cell: Any, failure: CellFailed, logs: list[str]) -> str:
         place: where it happened, such as "lesson.ipynb: code cell 3 of 29"; "" if known.
         cell: the cell, with the outputs of its execution.
         failure: what happened.
-        logs: the logs of jobs that failed meanwhile, from `failed_job_logs`.
+        logs: the logs of jobs that failed meanwhile, from `local_jobs`.
     """
     what = plain(failure.what).strip().splitlines() or ["failed"]
     lines = [f"{place} failed: {_cut(what[0])}" if place else _cut(what[0])]
@@ -48,47 +45,6 @@ def account(place: str, cell: Any, failure: CellFailed, logs: list[str]) -> str:
         path, _, text = log.partition("\n")
         lines += ["", f"The end of the job's log, {path}:", *_last(text, LOG_LINES)]
     return "\n".join(lines)
-
-
-def failed_job_logs(root: Root, since: datetime) -> list[str]:
-    """Return the logs of the local-mode jobs that failed since then: a line with the path, then it.
-
-    Args:
-        root: local mode's root; nothing is returned if it has had no jobs.
-        since: a time with a time zone.
-    """
-    from vertex_local.training.names import ResourceName
-    from vertex_local.training.states import FAILED
-
-    paths = [
-        root.jobs / ResourceName.of(job).id / "job.log"
-        for job in jobs(root)
-        if job.state == FAILED and job.end_time >= since
-    ]
-    return [f"{path}\n{path.read_text(errors='replace')}" for path in paths if path.is_file()]
-
-
-def job_seconds(root: Root, since: datetime) -> float:
-    """Return for how many seconds jobs ran that were started since then (a time with a zone)."""
-    seconds = (
-        (job.end_time - job.start_time).total_seconds()
-        for job in jobs(root)
-        if job.start_time and job.end_time and job.start_time >= since
-    )
-    return float(sum(seconds))
-
-
-def jobs(root: Root) -> list[Any]:
-    """Return the custom jobs of a root; none if it has never had a server."""
-    if not root.database.is_file():
-        return []
-    from vertex_local.training.records import Records  # imports the SDK, which takes its time
-
-    records = Records(root.database)
-    try:
-        return list(records.jobs())
-    finally:
-        records.close()
 
 
 def plain(text: str) -> str:

@@ -2,9 +2,9 @@
 
 An output is compared by what it means. A table is compared cell by cell; JSON, and the printed
 form of Python's lists and dictionaries, by their values; other text line by line, however wide its
-gaps are. Numbers agree within a tolerance. Of a picture only its presence counts, so the line that
-stands for a Matplotlib figure (`<Figure size …>`) promises one. What a cell writes to stderr is not
-compared.
+gaps are, where an array in brackets counts as one line. Numbers agree within a tolerance. Of a
+picture only its presence counts, so the line that stands for a Matplotlib figure
+(`<Figure size …>`) promises one. What a cell writes to stderr is not compared.
 """
 
 from __future__ import annotations
@@ -14,39 +14,15 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from html.parser import HTMLParser
 from itertools import zip_longest
 from typing import Any
 
-# A number by itself or with a unit after it; digits inside a name (`T4`, `run_2`) are text.
-NUMBER = re.compile(
-    r"(?<![\w.])((?<![^\s(\[{=:,])[-+])?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?([eE][-+]?\d+)?(?![\d.]*\d)"
-)
+from vertex_local.notebooks.numerals import Tolerance, words_and_numbers
+
+ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 FIGURE = "<Figure size "  # Matplotlib's text for a picture
 WIDGET = "application/vnd.jupyter.widget-view+json"
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a number may be from the promised one: `abs`, or `rel` times the larger of the two.
-
-    Attributes:
-        rel: relative tolerance, 0 or more.
-        abs: absolute tolerance, 0 or more.
-    """
-
-    rel: float = 0.0
-    abs: float = 0.0
-
-    def admits(self, promised: Decimal, got: Decimal) -> bool:
-        """Return whether two numbers agree."""
-        size = max(abs(promised), abs(got))
-        return abs(promised - got) <= max(Decimal(str(self.abs)), Decimal(str(self.rel)) * size)
-
-    def __str__(self) -> str:
-        parts = [f"{name} {value:g}" for name, value in vars(self).items() if value]
-        return " or ".join(parts) or "none"
 
 
 @dataclass(frozen=True)
@@ -56,10 +32,12 @@ class Shown:
     Attributes:
         kind: "text", "data", "table", "picture" or "error".
         content: text; the value of JSON or of a Python literal; rows of texts; None for a picture.
+        text: of data, the text itself.
     """
 
     kind: str
     content: Any
+    text: str = ""
 
 
 def shown(outputs: list[Any], clean: Callable[[str], str] = str) -> list[Shown]:
@@ -88,15 +66,31 @@ def differences(promised: list[Shown], got: list[Shown], tolerance: Tolerance) -
     ]
 
 
+LONGER = 10_000  # characters by which a text may exceed twice the promised length
+LONGEST_ARRAY = 1000  # lines that one bracket can hold together
 Difference = tuple[str, Any, Any]  # where, promised, shown
 NOTHING = "nothing"
+
+
+def advice(lines: list[str]) -> list[str]:
+    """Return what else is to be said of differences: a sentence, or nothing."""
+    if any(len(ADDRESS.findall(line)) >= 2 for line in lines):
+        return [
+            "A memory address differs in each run: hide it with a pattern for "
+            "`--nbval-sanitize-with`, or show something else."
+        ]
+    return []
 
 
 def _compare_all(
     promised: list[Shown], got: list[Shown], tolerance: Tolerance
 ) -> Iterator[Difference]:
     for one, other in zip_longest(promised, got):
-        if one is None or other is None or one.kind != other.kind:
+        kinds = {one.kind, other.kind} if one and other else {NOTHING}
+        if one and other and kinds == {"text", "data"}:  # `[nan]` is no Python literal, `[0.5]` is
+            pair = [each.text if each.kind == "data" else each.content for each in (one, other)]
+            yield from _compare_texts(pair[0], pair[1], tolerance)
+        elif one is None or other is None or one.kind != other.kind:
             names = [f"a {thing.kind}" if thing else NOTHING for thing in (one, other)]
             yield ("output", *names)  # type: ignore[misc]
         elif one.kind == "table":
@@ -108,10 +102,24 @@ def _compare_all(
 
 
 def _compare_texts(promised: str, got: str, tolerance: Tolerance) -> Iterator[Difference]:
-    lines = zip_longest(promised.rstrip().splitlines(), got.rstrip().splitlines())
-    for number, (one, other) in enumerate(lines, start=1):
-        if one is None or other is None or not _alike(one, other, tolerance):
-            yield f"line {number}", one, other
+    if len(got) > 2 * len(promised) + LONGER:  # not worth the time to look into it
+        yield "length", f"{len(promised)} characters", f"{len(got)} characters"
+        return
+    for one, other in zip_longest(_lines(promised), _lines(got), fillvalue=(0, None)):
+        if one[1] is None or other[1] is None or not _alike(one[1], other[1], tolerance):
+            yield f"line {one[0] or other[0]}", one[1], other[1]
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text with their numbers; those of an open bracket count as one."""
+    first, held, depth = 1, list[str](), 0
+    lines = text.rstrip().splitlines()
+    for number, line in enumerate(lines, start=1):
+        held.append(line)
+        depth = max(depth + line.count("[") - line.count("]"), 0)
+        if not depth or number == len(lines) or len(held) > LONGEST_ARRAY:
+            yield first, "\n".join(held)
+            first, held, depth = number + 1, [], 0
 
 
 def _compare_tables(
@@ -153,16 +161,13 @@ def _alike(one: str, other: str, tolerance: Tolerance) -> bool:
     """Return whether two texts agree: the same words, and numbers within the tolerance."""
     if one == other:
         return True
-    words, more_words = (NUMBER.sub("\0", text).split() for text in (one, other))
-    numbers, more_numbers = (
-        [Decimal(match[0].replace(",", "")) for match in NUMBER.finditer(text)]
-        for text in (one, other)
-    )
+    words, numbers = words_and_numbers(one)
+    more_words, more_numbers = words_and_numbers(other)
     return words == more_words and all(map(tolerance.admits, numbers, more_numbers))
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, complex)) and not isinstance(value, bool)
 
 
 def _short(value: Any) -> str:
@@ -178,7 +183,7 @@ def _bundle(data: Any, clean: Callable[[str], str]) -> Shown:
     """Return what a display shows, from the richest of its forms that can be compared."""
     for kind, value in data.items():
         if kind == "application/json":
-            return Shown("data", value)
+            return Shown("data", value, json.dumps(value))
     html = data.get("text/html", "")
     if "<table" in html:
         return Shown("table", _rows(clean(html)))
@@ -193,7 +198,7 @@ def _text(text: str) -> Shown:
     if text.lstrip()[:1] in set("[{("):
         for parse in (json.loads, ast.literal_eval):
             try:
-                return Shown("data", parse(text.strip()))
+                return Shown("data", parse(text.strip()), text)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 continue
     return Shown("text", text)

@@ -11,7 +11,8 @@ from typing import Any
 import nbformat
 
 from vertex_local.config import LocalModeError
-from vertex_local.notebooks import execution, promises
+from vertex_local.notebooks import checking, files, promises
+from vertex_local.notebooks.settings import Settings
 from vertex_local.sandbox import sandbox
 
 TAG, COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"  # either marks a cell, as for nbval
@@ -33,12 +34,12 @@ def refresh(path: Path, write: bool) -> bool:
     Raises:
         LocalModeError: if a cell fails, nothing is promised, or something cannot be promised.
     """
-    stored = execution.read(path)
+    stored = files.read(path)
     if not any(map(is_promise, stored.cells)):
         raise LocalModeError(f"{path} promises nothing. Tag a code cell with {TAG!r}.")
     executed = copy.deepcopy(stored)
     with sandbox():
-        execution.run(executed, path)
+        checking.run(executed, path)
     return settle(path, stored, executed, write)
 
 
@@ -61,7 +62,7 @@ def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
     changed = [(old, new) for old, new in pairs if _differs(old, new)]
     for old, new in changed:
         outputs = _fit(path, new)
-        print(f"\n{path.name}: {execution.title(old)}")
+        print(f"\n{path.name}: {files.title(old)}")
         print("\n".join(_diff(old.outputs, outputs)))
         old.outputs = outputs
     if changed and not write:
@@ -70,7 +71,7 @@ def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
     if not changed:
         print(f"{path.name} shows what it promises, in {len(pairs)} cells.")
     if write:
-        execution.replace(path, execution.text_of(stored))
+        files.replace(path, files.text_of(stored))
     return True
 
 
@@ -83,10 +84,7 @@ def is_promise(cell: Any) -> bool:
 
 
 def _differs(old: Any, new: Any) -> bool:
-    settings = {
-        key: value for key, value in old.metadata.get("nbcheck", {}).items() if key != "timeout"
-    }
-    tolerance = promises.Tolerance(**settings)
+    tolerance = Settings.of(old).tolerance
     return not old.outputs or bool(
         promises.differences(promises.shown(old.outputs), promises.shown(new.outputs), tolerance)
     )
@@ -94,7 +92,7 @@ def _differs(old: Any, new: Any) -> bool:
 
 def _fit(path: Path, cell: Any) -> list[Any]:
     """Return the outputs of a cell as they are stored; raise if they cannot be promised."""
-    where = f"{path}, the cell {execution.title(cell)!r},"
+    where = f"{path}, the cell {files.title(cell)!r},"
     things = promises.shown(cell.outputs)
     if not things:
         raise LocalModeError(f"{where} shows nothing. Let it print its result, or remove the tag.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 from vertex_local.config import LocalModeError
-from vertex_local.notebooks.execution import replace, text_of
+from vertex_local.notebooks.files import replace, text_of
 
 PACKAGES = (
     "google-cloud-aiplatform",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 
-from vertex_local.notebooks import execution
+from vertex_local.notebooks import files
 from vertex_local.notebooks.refresh import is_promise
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -42,12 +42,12 @@ def tidy(path: Path, write: bool) -> bool:
     Raises:
         LocalModeError: if it cannot be read.
     """
-    found = execution.read(path)
-    text = execution.text_of(tidied(found))
+    found = files.read(path)
+    text = files.text_of(tidied(found))
     if text == path.read_text():
         return True
     if write:
-        execution.replace(path, text)
+        files.replace(path, text)
         print(f"{path}: tidied")
     else:
         print(f"{path} is not fit to be committed. Run `vertex-local tidy {path}`.")

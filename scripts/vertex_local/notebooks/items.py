@@ -1,0 +1,261 @@
+"""Notebooks as pytest sees them: a file is a collector with one kernel, its cells are tests."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
+from nbval.plugin import IPyNbCell, IPyNbFile, metadata_tags
+
+from vertex_local.config import LocalModeError, find_root
+from vertex_local.notebooks import account, checking, evidence, files, local_jobs, promises
+from vertex_local.notebooks.account import CellFailed
+from vertex_local.notebooks.checking import Checking
+from vertex_local.notebooks.execution import Session
+from vertex_local.notebooks.rules import Finding
+from vertex_local.notebooks.settings import Settings
+from vertex_local.notebooks.timing import Timing
+
+TITLE, WARNING = "nbcheck-title", "nbcheck-warning"  # keys of what travels with pytest's reports
+CHECK, CHECK_COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"
+
+
+class NotebookFile(IPyNbFile):  # type: ignore[misc]
+    """A notebook: one kernel, cells as tests.
+
+    A cell needs those before it. So cells that were not chosen run too, without a verdict of their
+    own, and a cell that is run again gets a fresh kernel in which they run again.
+    """
+
+    def collect(self) -> Iterator[NotebookCell]:
+        """Yield the cells with code.
+
+        Raises:
+            CollectError: if the notebook is not fit to be checked.
+        """
+        try:
+            self.nb = files.read(self.path)
+            self._check_kernelspec()
+            self._check_metadata()
+        except LocalModeError as err:
+            raise self.CollectError(str(err)) from err
+        self.problem: LocalModeError | None = None
+        self.failed_at: str | None = None
+        self.checking: Checking | None = None
+        self.cells: list[NotebookCell] = []
+        self.reached = 0  # how many of the cells have run in this kernel
+        code = [index for index, cell in enumerate(self.nb.cells) if cell.cell_type == "code"]
+        self.promised = [cell.get("outputs", []) for cell in self.nb.cells]
+        for index, item in zip(code, super().collect(), strict=True):
+            cell = NotebookCell.from_parent(
+                self,
+                name=item.name,
+                cell_num=item.cell_num,
+                cell=self.nb.cells[index],
+                options=item.options,
+            )
+            cell.index = index
+            cell.add_marker(pytest.mark.xdist_group(self.nodeid))  # for --dist=loadgroup
+            self.cells.append(cell)
+            yield cell
+
+    def _check_kernelspec(self) -> None:
+        wanted = self.config.getini("nbcheck_kernelspec")
+        name = self.nb.metadata.get("kernelspec", {}).get("name")
+        if name is None:
+            raise LocalModeError(
+                f"{self.path} names no kernel (kernelspec), so Jupyter would ask every reader for "
+                f"one. Open it in Jupyter, choose the kernel {wanted or 'python3'!r}, and save it."
+            )
+        if wanted and name != wanted:
+            raise LocalModeError(
+                f"{self.path} names the kernel {name!r}, which other machines may not have. Open "
+                f"it in Jupyter, choose the kernel {wanted!r}, and save it."
+            )
+
+    def _check_metadata(self) -> None:
+        known = {*metadata_tags, *self.config.getini("nbcheck_tags")}
+        for cell in self.nb.cells:
+            where = f"{self.path}, the cell {files.title(cell)!r},"
+            tags = cell.metadata.get("tags", [])
+            for tag in tags:
+                if tag not in known:
+                    near = difflib.get_close_matches(tag, known, 1)
+                    advice = f"Is {near[0]!r} meant? " if near else ""
+                    raise LocalModeError(
+                        f"{where} has the unknown tag {tag!r}. {advice}A tag of your own goes into "
+                        "`nbcheck_tags` in pytest's settings."
+                    )
+            try:
+                settings = Settings.of(cell)
+            except ValueError as err:
+                raise LocalModeError(f"{where} {err}.") from err
+            commented = "NBVAL_RAISES_EXCEPTION" in cell.source
+            if settings.raises and not (checking.RAISES & set(tags) or commented):
+                raise LocalModeError(
+                    f"{where} says which exception it raises, and needs the tag "
+                    "'raises-exception' as well, by which Jupyter goes on after it."
+                )
+
+    def setup(self) -> None:
+        """Start the kernel; when that fails, the first cell says so."""
+        self.setup_sanitize_files()
+        self.start()
+
+    def start(self) -> None:
+        """Begin with a fresh kernel, before the first cell."""
+        if self.checking:
+            self.checking.session.stop()
+        option = self.config.option
+        name = option.nbval_kernel_name or self.nb.metadata.kernelspec.name
+        if option.nbval_current_env:
+            name = CURRENT_ENV_KERNEL_NAME
+        for cell in self.nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        limit = int(float(self.config.getini("nbcheck_output_limit")) * 1e6)
+        folder = self.path.parent
+        session = Session(self.nb, folder, name, NbvalKernelspecManager(), limit)
+        self.problem = self.failed_at = None
+        self.reached = 0
+        try:
+            session.start()
+        except LocalModeError as err:
+            self.problem = err
+        self.checking = Checking(session, find_root())
+
+    def reach(self, target: NotebookCell) -> None:
+        """Run the cells before `target` that have not run, without a verdict of their own.
+
+        Raises:
+            CellFailed: if one of them fails.
+        """
+        if self.failed_at or target.cell_num < self.reached:
+            self.start()
+        for cell in self.cells[self.reached : target.cell_num]:
+            self.reached += 1
+            if not cell.options["skip"]:
+                try:
+                    cell.execute()
+                except CellFailed as err:
+                    words = f"{cell.name}, which has to run before it, failed: {err.what}"
+                    raise CellFailed(words, err.details) from err
+
+    def teardown(self) -> None:
+        """Stop the kernel and keep the executed copy."""
+        if self.checking:
+            self.checking.session.stop()
+        given = getattr(self.config, "workerinput", vars(self.config.option))
+        folder = given["nbcheck_evidence"]
+        if folder:
+            try:
+                parts = [part for part in Path(self.nodeid).parts if part not in ("..", "/")]
+                evidence.save(self.nb, Path(folder, *parts), self.path.parent)
+            except LocalModeError as err:
+                pytest.fail(str(err), pytrace=False)
+
+
+class NotebookCell(IPyNbCell):  # type: ignore[misc]
+    """A cell with code."""
+
+    index: int  # in the notebook
+    is_last = False  # of those that were chosen: it also answers for what runs in the background
+
+    def setup(self) -> None:
+        """Skip the cell if one before it failed: what it would show means nothing."""
+        if self.parent.failed_at not in (None, self.name):
+            pytest.skip(f"{self.parent.failed_at} of this notebook failed")
+
+    def runtest(self) -> None:
+        """Execute the cell, and compare what it shows if it is to be checked."""
+        self.user_properties[:] = [(TITLE, [self.title(), self.index])]  # not of an earlier run
+        started = datetime.now(timezone.utc)
+        try:
+            self.parent.reach(self)
+            if self.parent.problem:
+                raise self.parent.problem
+            self.parent.reached = self.cell_num + 1
+            warnings = [] if self.options["skip"] else self.execute(compare=True)
+            if self.is_last:
+                warnings += self.parent.checking.end()
+            self._warn(warnings)
+        except LocalModeError:
+            self.parent.failed_at = self.name
+            raise
+        except CellFailed as err:
+            self.parent.failed_at = self.name
+            logs = local_jobs.failed_job_logs(find_root(), started)
+            raise CellFailed(account.account("", self.cell, err, logs)) from err
+        finally:
+            if not self.options["skip"]:
+                self._note_times(started)
+        if self.options["skip"]:
+            pytest.skip("tagged nbval-skip")
+
+    def execute(self, compare: bool = False) -> list[Finding]:
+        """Execute the cell; return what is to be warned of.
+
+        Args:
+            compare: whether to compare what it shows with what is promised.
+
+        Raises:
+            CellFailed: if it fails.
+        """
+        promised = promises.shown(self.parent.promised[self.index], self.sanitize)
+        wanted = compare and self.options["check"]
+        if wanted and not promised and self._is_promise():
+            raise CellFailed(
+                "its output is to be checked, but none is stored. Store what it shows with "
+                "`vertex-local promise`, or remove the tag"
+            )
+        found: list[Finding] = self.parent.checking.cell(
+            self.index,
+            self.cell,
+            self.config.option.nbval_cell_timeout,
+            must_raise=self.options["check_exception"],
+            compare=checking.comparison(self.cell, promised, self.sanitize) if wanted else None,
+        )
+        return found
+
+    def title(self) -> str:
+        """Return the name of the cell for people: its number, the heading above it, its code."""
+        before = self.parent.nb.cells[: self.index]
+        texts = [cell.source for cell in before if cell.cell_type == "markdown"]
+        lines = [line for text in texts for line in text.splitlines()]
+        headings = [line.strip("# ") for line in lines if line.startswith("#")]
+        place = f" ({headings[-1]})" if headings else ""
+        return f"{self.name}{place}: {files.title(self.cell)}"
+
+    def _is_promise(self) -> bool:
+        comments = [line.strip("# ") for line in self.cell.source.splitlines() if "#" in line]
+        return CHECK in self.cell.metadata.get("tags", []) or CHECK_COMMENT in comments
+
+    def _warn(self, findings: list[Finding]) -> None:
+        """Let the report say warnings; fail by those that the project's settings forbid."""
+        patterns = self.config.getini("nbcheck_strict")
+        strict = [
+            replace(each, fails=any(fnmatch.fnmatchcase(each.what, one) for one in patterns))
+            for each in findings
+        ]
+        for each in checking.passed(strict):
+            self.user_properties.append((WARNING, each.what))
+
+    def _note_times(self, started: datetime) -> None:
+        seconds = (datetime.now(timezone.utc) - started).total_seconds()
+        scripts = self.parent.checking.session.command_seconds
+        scripts += local_jobs.job_seconds(find_root(), started)
+        timing = Timing(self.cell_num, files.title(self.cell), seconds, scripts)
+        self.user_properties.append(timing.as_property())
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return the account of a failed cell."""
+        if isinstance(excinfo.value, (CellFailed, LocalModeError)):
+            return str(excinfo.value)
+        return pytest.Item.repr_failure(self, excinfo)

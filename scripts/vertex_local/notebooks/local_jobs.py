@@ -1,0 +1,98 @@
+"""The jobs of local mode that a notebook starts: whether each ended well, and how long it took."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from datetime import datetime
+from typing import Any
+
+from vertex_local.config import Root
+
+POLL_SECONDS = 0.2
+
+
+class LocalJobs:
+    """Those jobs of a root that were started since this object was made."""
+
+    def __init__(self, root: Root) -> None:
+        """Begin to look; `root` need not have had a server yet."""
+        self._root = root
+        self._known = {job.name for job in jobs(root)}
+
+    def settle(self) -> None:
+        """Take no more account of jobs that have failed so far: a cell failed by them."""
+        self._known |= {job.name for job in self.failed()}
+
+    def failed(self) -> list[Any]:
+        """Return the jobs that failed and that no cell has accounted for."""
+        from vertex_local.training.states import FAILED
+
+        return [job for job in self._new() if job.state == FAILED]
+
+    def wait(self, seconds: float) -> list[Any]:
+        """Wait until no job is active any more; return those that are after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (active := self._active()) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return active
+
+    def _active(self) -> list[Any]:
+        from vertex_local.training.states import is_final
+
+        return [job for job in self._new() if not is_final(job.state)]
+
+    def _new(self) -> list[Any]:
+        return [job for job in jobs(self._root) if job.name not in self._known]
+
+
+def is_meant_to_fail(job: Any, patterns: list[str]) -> bool:
+    """Return whether one of the patterns, for display names, names the job."""
+    return any(fnmatch.fnmatchcase(job.display_name, pattern) for pattern in patterns)
+
+
+def log_of(root: Root, job: Any) -> str:
+    """Return a job's log: a line with its path, then its text; "" if it has none."""
+    from vertex_local.training.names import ResourceName
+
+    path = root.jobs / ResourceName.of(job).id / "job.log"
+    return f"{path}\n{path.read_text(errors='replace')}" if path.is_file() else ""
+
+
+def failed_job_logs(root: Root, since: datetime) -> list[str]:
+    """Return the logs of the jobs that failed since then: a line with the path, then its text.
+
+    Args:
+        root: local mode's root; nothing is returned if it has had no jobs.
+        since: a time with a time zone.
+    """
+    found = jobs(root)
+    if not found:
+        return []
+    from vertex_local.training.states import FAILED
+
+    failed = [job for job in found if job.state == FAILED and job.end_time >= since]
+    return [log for job in failed if (log := log_of(root, job))]
+
+
+def job_seconds(root: Root, since: datetime) -> float:
+    """Return for how many seconds jobs ran that were started since then (a time with a zone)."""
+    seconds = (
+        (job.end_time - job.start_time).total_seconds()
+        for job in jobs(root)
+        if job.start_time and job.end_time and job.start_time >= since
+    )
+    return float(sum(seconds))
+
+
+def jobs(root: Root) -> list[Any]:
+    """Return the custom jobs of a root; none if it has never had a server."""
+    if not root.database.is_file():
+        return []
+    from vertex_local.training.records import Records  # imports the SDK, which takes its time
+
+    records = Records(root.database)
+    try:
+        return list(records.jobs())
+    finally:
+        records.close()
