@@ -24,9 +24,55 @@ from vertex_local.config import ServerRecord
 from vertex_local.notebooks.timing import Timings
 
 BROKEN = Path(__file__).parents[1] / "broken"
+HARMLESS = Path(__file__).parents[1] / "harmless"
 
 # Which cell fails, and what the failure says. Cells before it pass, cells after it are skipped.
 FAILURES = {
+    "broken_display": (0, r"ZeroDivisionError: division by zero"),
+    "broken_figure": (0, r"ValueError: (.|\n)*nosuch"),
+    "callback": (0, r"Exception in callback .*: ZeroDivisionError"),
+    "endless_output": (0, r"shows \d+\.\d MB or more, .* no more than 10 MB\. Show the part"),
+    "exit": (0, r"it ends the kernel, for example with `exit\(\)`"),
+    "forgotten_await": (0, r"RuntimeWarning: coroutine 'work' was never awaited"),
+    "future": (1, r"at the end of the notebook: an exception in a future, whose result nobody"),
+    "ignored_process": (0, r"`ls /no/such/folder`: exit status \d, and the cell does not look"),
+    "ignored_system": (0, r"`ls /no/such/folder`: exit status \d, and the cell does not look"),
+    "killed": (0, r"the kernel died: it was ended by signal 9"),
+    "late_thread": (0, r"at the end of the notebook: an exception in the thread .*ZeroDivision"),
+    "long_line": (0, r"it shows 30\.0 MB or more"),
+    "memory_address": (0, r"A memory address differs in each run: hide it with a pattern"),
+    "nested_cell": (0, r"ZeroDivisionError"),
+    "nested_command": (0, r"`false`: exit status 1"),
+    "nested_pip": (0, r"pip install .*: exit status 1"),
+    "nested_raise": (0, r"ZeroDivisionError"),
+    "other_exception": (0, r"to raise 'ValueError', and raised ModuleNotFoundError: No module"),
+    "other_message": (0, r"it is to raise 'ValueError: too small', and raised ValueError: inval"),
+    "pipe": (0, r"in `ls /no/such/folder \| cat`, the commands of a pipe ended with \d, 0"),
+    "removed_hooks": (0, r"took away what notices failures in the kernel, so it cannot be judged"),
+    "restart": (0, r"it ends the kernel"),
+    "run_script_exits": (1, r"SystemExit: 3"),
+    "run_script_raises": (1, r"ZeroDivisionError"),
+    "script_background": (0, r"`%%bash`, `exit 3` ended in the background: exit status 3"),
+    "script_middle": (
+        0,
+        r"`ls /no/such/folder` failed inside a script that went on",
+    ),
+    "script_unknown": (0, r"`%%no_such_program`: there is no such program"),
+    "shown_exception": (0, r"ZeroDivisionError"),
+    "task": (1, r"an exception in the task 'fail', which nobody awaits: ZeroDivisionError"),
+    "thread": (0, r"an exception in the thread .*: ZeroDivisionError"),
+    "timed_cell": (0, r"ZeroDivisionError"),
+    "two_commands": (
+        0,
+        r"`ls /no/such/folder` failed inside a script that went on",
+    ),
+    "unawaited_job": (1, r"the job 'fails later' ended as FAILED(.|\n)*the reason"),
+    "unfailing_job": (0, r"no job called 'is meant\*' failed, as one was meant to"),
+    "unittest": (0, r"unittest: 1 of 1 tests failed"),
+    "warning_as_error": (0, r"UserWarning: did not converge"),
+    "widget": (0, r"ZeroDivisionError"),
+    "wrong_array": (0, r"promised '\[1\. 2\.\]', shown '\[1\.  2\.5\]'"),
+    "wrong_type": (0, r"value\['trained'\]: promised True, shown 1"),
     "captured_command": (0, r"`ls /no/such/folder`: exit status \d"),
     "dead_kernel": (0, r"the kernel died: it ended itself, with exit status 7"),
     "dying_kernel": (0, r"The Jupyter kernel 'dying-kernel' does not start"),
@@ -57,6 +103,7 @@ REFUSALS = {
     "not_a_notebook": "is not a notebook that Jupyter can open",
     "not_json": "is not a notebook that Jupyter can open",
     "older_format": "is in notebook format 3, and format 4 is needed",
+    "raises_without_tag": "says which exception it raises, and needs the tag 'raises-exception'",
     "unknown_setting": "has the nbcheck settings {'tolerance': 0.1}; known are abs, rel, timeout",
     "unknown_tag": "has the unknown tag 'nbval-chek-output'. Is 'nbval-check-output' meant?",
 }
@@ -169,12 +216,14 @@ def run(server: ServerRecord, tmp_path_factory: pytest.TempPathFactory) -> Run:
     spec.write_text(json.dumps({"argv": ["false"], "display_name": "", "language": "python"}))
     notebooks = folder / "notebooks"
     notebooks.mkdir()
+    for path in HARMLESS.iterdir():
+        (notebooks / f"harmless_{path.name}").write_bytes(path.read_bytes())
     for name in FAILURES:
         (notebooks / f"{name}.ipynb").write_bytes((BROKEN / f"{name}.ipynb").read_bytes())
     write(notebooks / "good.ipynb", *good_cells())
     write(notebooks / "full_disk.ipynb", new_code_cell("1"))
     (notebooks / "conftest.py").write_text(FULL_DISK)
-    budgets = "nbcheck_budgets =\n    0 endless*\n    9999 good*\nnbcheck_kernelspec ="
+    budgets = "nbcheck_budgets =\n    0 endless_cell*\n    9999 good*\nnbcheck_kernelspec ="
     return check(sorted(notebooks.glob("*.ipynb")), folder, "-n2", ini=budgets)
 
 
@@ -202,6 +251,32 @@ def test_a_good_notebook_passes_without_noise(run: Run) -> None:
     assert "unhandled" not in run.output
 
 
+def test_harmless_notebooks_pass(run: Run) -> None:
+    names = {f"harmless_{path.name}" for path in HARMLESS.iterdir()}
+    assert len(names) > 20
+    outcomes = {name: {outcome for outcome, _ in run.cells[name]} for name in names}
+    assert outcomes == {name: {"passed"} for name in names}, run.output
+
+
+WARNINGS = {
+    "allowed_script": "exit status 3, which `--no-raise-error` allows",
+    "early_reader": "the commands of a pipe ended with",
+    "empty_axes": "a figure without anything in it",
+    "looked_at_process": "`false`: exit status 1; nothing says whether the notebook looks at it",
+    "printed_traceback": "it prints a traceback, of an exception that was caught",
+    "warning": "UserWarning: did not converge",
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in HARMLESS.iterdir()))
+def test_only_what_a_person_should_know_is_warned_of(run: Run, name: str) -> None:
+    verdicts = run.output.partition("= notebooks =")[2]
+    mine = verdicts.partition(f"harmless_{name}.ipynb: ")[2].partition("ipynb:")[0]
+    assert mine.startswith("passed (")
+    assert ("    warning, " in mine) == (name in WARNINGS), mine
+    assert WARNINGS.get(name, "") in mine
+
+
 def test_times_and_budgets_are_printed(run: Run) -> None:
     tables = run.output.partition("times of endless_cell.ipynb")[2]
     assert re.search(r"\d\.\d\d +0\.00  Cell 0: import time", tables)
@@ -212,7 +287,13 @@ def test_times_and_budgets_are_printed(run: Run) -> None:
 
 def test_executed_copies_are_kept(run: Run) -> None:
     evidence = run.evidence
-    assert {path.stem for path in evidence.glob("*.html")} == {"index", "good", *FAILURES}
+    harmless = {f"harmless_{path.stem}" for path in HARMLESS.iterdir()}
+    assert {path.stem for path in evidence.glob("*.html")} == {
+        "index",
+        "good",
+        *FAILURES,
+        *harmless,
+    }
     executed = nbformat.read(evidence / "failing_shell_command.ipynb", as_version=4)
     names = [output.get("ename") for output in executed.cells[1].outputs]
     assert names[-1] == "CommandFailed"

@@ -45,7 +45,8 @@ class Notebook:
     def verdict(self) -> str:
         """Return one line."""
         counts = f"{self.ran} passed" + (f", {self.skipped} skipped" if self.skipped else "")
-        warned = f", {len(self.warnings)} warnings" if self.warnings else ""
+        many = "s" if len(self.warnings) > 1 else ""
+        warned = f", {len(self.warnings)} warning{many}" if self.warnings else ""
         return f"{'FAILED' if self.failures else 'passed'} ({counts}{warned})"
 
 
@@ -60,7 +61,7 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome of a cell, and give it a name for people in the JUnit file."""
         path, _, name = report.nodeid.partition("::")
-        if not path.endswith(".ipynb"):
+        if not path.endswith(".ipynb") or report.outcome == "rerun":
             return
         properties: list[tuple[str, Any]] = []
         if report.when == "call":
@@ -72,7 +73,7 @@ class Summary:
             notebook.failures.append((title, lines[0], index))
         elif report.outcome == "skipped":
             notebook.skipped += 1
-        elif report.when == "call":
+        elif report.when == "call" and report.outcome == "passed":
             notebook.ran += 1
         notebook.warnings += [(title, value) for key, value in properties if key == WARNING]
         if title != name:

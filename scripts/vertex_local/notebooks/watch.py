@@ -112,7 +112,7 @@ def watch(shell: Any) -> None:
                 hooks.remove(each)
                 notes.add(kind, f"a cell replaced `{name}`, by which failures are noticed")
         note_background(end=False)
-        report = {"source": SOURCE, "notes": notes.take(), "bases": bases()}
+        report: dict[str, Any] = {"source": SOURCE, "notes": notes.take(), "bases": bases()}
         report["exits"] = bool(getattr(shell, "exit_now", False))
         return [*read(), report]
 
@@ -275,26 +275,44 @@ def watch_scripts(shell: Any) -> None:
         title = f"`%%{program}`, `{shortened(cell)}`"
         if words and not shutil.which(words[0]):
             notes.add("command", f"`%%{program}`: there is no such program")
-        before = list(self.bg_processes)
-        shell.user_ns.pop("_exit_code", None)
-        if program in ("bash", "sh") and not options.bg and shutil.which("bash"):
-            if program == "sh":
-                line = line.replace(words[0], POSIX, 1)
-            with traced_script(cell) as (traceable, inside):
-                result = run(self, line, traceable)
-            note_inside(cell, inside)
-        else:
-            result = run(self, line, cell)
-        background.extend((title, each) for each in self.bg_processes if each not in before)
-        status = shell.user_ns.get("_exit_code")
-        if status:  # else IPython would have raised an exception
-            notes.add("allowed", f"{title}: {explain(status)}, which `--no-raise-error` allows")
+        with recorded_processes() as processes:
+            if program in ("bash", "sh") and not options.bg and shutil.which("bash"):
+                if program == "sh":
+                    line = line.replace(words[0], POSIX, 1)
+                with traced_script(cell) as (traceable, inside):
+                    result = run(self, line, traceable)
+                note_inside(cell, inside)
+            else:
+                result = run(self, line, cell)
+        if options.bg:
+            background.extend((title, each) for each in processes)
+        elif any(each.returncode for each in processes):  # else there would be an exception
+            status = explain(processes[0].returncode)
+            notes.add("allowed", f"{title}: {status}, which `--no-raise-error` allows")
         return result
 
     hook(ScriptMagics, "shebang", shebang)
     made = shell.magics_manager.registry.get("ScriptMagics")
     if made is not None:  # later versions of IPython make it when it is first used
         shell.magics_manager.magics["cell"]["script"] = made.shebang
+
+
+@contextmanager
+def recorded_processes() -> Iterator[list[Any]]:
+    """Give a list of the processes that asyncio starts meanwhile."""
+    processes: list[Any] = []
+    start = asyncio.create_subprocess_exec
+
+    async def recorded(*args: Any, **options: Any) -> Any:
+        process = await start(*args, **options)
+        processes.append(process)
+        return process
+
+    asyncio.create_subprocess_exec = recorded
+    try:
+        yield processes
+    finally:
+        asyncio.create_subprocess_exec = start
 
 
 @contextmanager
@@ -448,7 +466,8 @@ def is_from_kernel(error: BaseException) -> bool:
 def note_tasks() -> None:
     """Note asyncio tasks that failed and that nobody awaits."""
     for task in gc.get_objects():
-        if not isinstance(task, asyncio.Task) or not task.done() or task.cancelled():
+        # (`isinstance` would ask objects for their class, and some of torch's warn of that.)
+        if not issubclass(type(task), asyncio.Task) or not task.done() or task.cancelled():
             continue
         if getattr(task, "_log_traceback", False):  # asyncio's own mark: nobody has seen it yet
             error = task.exception()
