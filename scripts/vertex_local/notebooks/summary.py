@@ -61,7 +61,8 @@ class Summary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome of a cell, and give it a name for people in the JUnit file."""
         path, _, name = report.nodeid.partition("::")
-        if not path.endswith(".ipynb") or report.outcome == "rerun":
+        final = report.outcome in ("passed", "failed", "skipped")  # not "rerun"
+        if not path.endswith(".ipynb") or not final:
             return
         properties: list[tuple[str, Any]] = []
         if report.when == "call":

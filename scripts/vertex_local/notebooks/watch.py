@@ -472,7 +472,7 @@ def note_tasks() -> None:
         if getattr(task, "_log_traceback", False):  # asyncio's own mark: nobody has seen it yet
             error = task.exception()
             if error is not None and not is_from_kernel(error):
-                name = task.get_coro().__qualname__  # type: ignore[union-attr]
+                name = task.get_coro().__qualname__
                 notes.error(
                     "task", f"an exception in the task {name!r}, which nobody awaits", error
                 )
