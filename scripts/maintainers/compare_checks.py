@@ -1,0 +1,158 @@
+"""What nbval, nbmake, pytest-notebook and this project's checks say about the same notebooks.
+
+    python scripts/maintainers/compare_checks.py            print the table
+    python scripts/maintainers/compare_checks.py --write    put it into the README of the checks
+
+The notebooks are those of `tests/broken` and `tests/harmless`; what they are about is their first
+sentence. Needs the optional packages: `pip install '.[test,compare]'`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from importlib.metadata import version
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "scripts"))
+
+from vertex_local.config import LocalModeError  # noqa: E402
+from vertex_local.notebooks import files  # noqa: E402
+from vertex_local.notebooks.refresh import is_promise  # noqa: E402
+from vertex_local.sandbox import sandbox  # noqa: E402
+
+README = REPO / "scripts" / "vertex_local" / "notebooks" / "README.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+SECONDS = 20  # for a cell
+OUTPUTS = "/cells/*/outputs"
+IGNORED = ["/metadata", "/cells/*/execution_count", "/cells/*/metadata"]
+TOOLS = {
+    "nbval": ["--nbval-lax", f"--nbval-cell-timeout={SECONDS}"],
+    "nbmake": ["--nbmake", f"--nbmake-timeout={SECONDS}"],
+    "pytest-notebook": ["--nb-test-files", f"--nb-exec-timeout={SECONDS}"],
+    "ours": [
+        "-pvertex_local.notebooks.checks",
+        "--nbval-lax",
+        f"--nbval-cell-timeout={SECONDS}",
+        "-onbcheck_kernelspec=",
+        "--nbcheck-evidence=",
+    ],
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print or write the table; return 1 if this project's column has a wrong verdict, else 0."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    args = parser.parse_args(arguments)
+    paths = [path for folder in ("broken", "harmless") for path in notebooks(folder)]
+    with sandbox():
+        verdicts = {tool: judge(tool, paths) for tool in TOOLS}
+    lines = table(paths, verdicts)
+    text = "\n".join(lines)
+    print(text)
+    if args.write:
+        before, _, rest = README.read_text().partition(BEGIN)
+        files.replace(README, f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    wrong = [path for path in paths if is_wrong(path, verdicts["ours"][key(path)])]
+    return 1 if wrong else 0
+
+
+def notebooks(folder: str) -> list[Path]:
+    """Return those notebooks of a folder of `tests` that every tool can read."""
+    readable = []
+    for path in sorted((REPO / "tests" / folder).glob("*.ipynb")):
+        try:
+            if "kernelspec" in files.read(path).metadata:
+                readable.append(path)
+        except LocalModeError:
+            continue
+    return readable
+
+
+def key(path: Path) -> str:
+    """Return the name under which a notebook is copied: its folder is its fate."""
+    return f"{path.parent.name}_{path.name}"
+
+
+def judge(tool: str, paths: list[Path]) -> dict[str, str]:
+    """Return what a tool says about each notebook: "fails", "passes" or "warns"."""
+    if tool != "pytest-notebook":
+        return run(tool, paths, [])
+    # It compares all outputs of a notebook or none.
+    promising = [path for path in paths if any(map(is_promise, files.read(path).cells))]
+    others = [path for path in paths if path not in promising]
+    return run(tool, others, [*IGNORED, OUTPUTS]) | run(tool, promising, IGNORED)
+
+
+def run(tool: str, paths: list[Path], ignored: list[str]) -> dict[str, str]:
+    """Run pytest with a tool on copies of notebooks; return its verdicts.
+
+    Args:
+        tool: one of `TOOLS`.
+        paths: the notebooks.
+        ignored: what pytest-notebook is not to compare.
+    """
+    with tempfile.TemporaryDirectory(prefix="compare-") as name:
+        folder = Path(name)
+        for path in paths:
+            shutil.copy(path, folder / key(path))
+        settings = "".join(f"\n    {each}" for each in ignored)
+        (folder / "pytest.ini").write_text(f"[pytest]\nnb_diff_ignore ={settings}\n")
+        report = folder / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-n2", "--dist=loadfile"]
+        command += ["-pno:cacheprovider", f"--junit-xml={report}", *TOOLS[tool]]
+        finished = subprocess.run(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        if not report.exists():
+            raise SystemExit(f"{tool} did not run:\n{finished.stdout}")
+        return verdicts_of(report, finished.stdout, [key(path) for path in paths])
+
+
+def verdicts_of(report: Path, output: str, names: list[str]) -> dict[str, str]:
+    """Return the verdicts that a JUnit file and pytest's own report hold."""
+    failed = set()
+    for case in ET.parse(report).iter("testcase"):
+        if any(each.tag in ("failure", "error") for each in case):
+            text = f"{case.get('classname')}.{case.get('file')}.{case.get('name')}"
+            failed |= {name for name in names if name in text or Path(name).stem in text}
+    said = output.partition("= notebooks =")[2]
+    warned = set(re.findall(r"^(\S+\.ipynb): passed .*warning", said, re.MULTILINE))
+    return {
+        name: "fails" if name in failed else "warns" if name in warned else "passes"
+        for name in names
+    }
+
+
+def is_wrong(path: Path, verdict: str) -> bool:
+    """Return whether a verdict is a false green or a false alarm."""
+    return (verdict == "fails") != (path.parent.name == "broken")
+
+
+def table(paths: list[Path], verdicts: dict[str, dict[str, str]]) -> list[str]:
+    """Return the table as lines of Markdown; wrong verdicts are bold."""
+    heads = [f"{tool} {version(tool)}" if tool != "ours" else "ours" for tool in TOOLS]
+    lines = [f"| The notebook | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for path in paths:
+        sentence = files.read(path).cells[0].source.splitlines()[0]
+        words = [verdicts[tool][key(path)] for tool in TOOLS]
+        marked = [f"**{word}**" if is_wrong(path, word) else word for word in words]
+        link = os.path.relpath(path, README.parent)
+        lines.append(f"| [{sentence}]({link}) | {' | '.join(marked)} |")
+    counts = [sum(is_wrong(path, verdicts[tool][key(path)]) for path in paths) for tool in TOOLS]
+    lines.append(f"| Wrong, of {len(paths)} | {' | '.join(map(str, counts))} |")
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
