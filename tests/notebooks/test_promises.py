@@ -34,6 +34,21 @@ def said(text: str) -> list[nbformat.NotebookNode]:
         ("1,024 bytes", "2,024 bytes", 0.01, False),
         ("1e-3", "0.001", 0.0, True),
         ("-5", "5", 0.1, False),
+        ("tensor(1.)", "tensor(0.9999)", 0.001, True),
+        ("tensor(1.)", "tensor(0.9)", 0.001, False),
+        ("1_000_000", "1_000_100", 0.001, True),
+        ("[1. 2.\n 3.]", "[1. 2. 3.0001]", 0.001, True),  # an array, wrapped otherwise
+        ("[1. 2.]", "[ 1. -2.]", 0.001, False),
+        ("[1.+0.j 2.-1.j]", "[1.+0.j 2.-1.0001j]", 0.001, True),
+        ("(1+2j)", "(1-2j)", 0.001, False),
+        ("inf", "-inf", 1.0, False),
+        ("[nan 1.]", "[nan 1.0001]", 0.001, True),
+        ("[nan]", "[0.5]", 1.0, False),
+        ("0:00:59", "0:01:00", 0.05, True),
+        ("0:00:59", "0:02:00", 0.05, False),
+        ("on 2024-01-02", "on 2023-01-02", 0.01, False),  # a date
+        ("1.2.3", "1.2.4", 1.0, False),  # a version
+        ("12.5%", "12.51%", 0.01, True),
         ("T4", "T5", 1.0, False),  # not a number but a name
         ("run_1", "run_2", 1.0, False),
         ("a\nb", "a", 1.0, False),
