@@ -69,6 +69,12 @@ class NotFound(ApiError):
     http, code = HTTPStatus.NOT_FOUND, code_pb2.NOT_FOUND
 
 
+class AlreadyExists(ApiError):
+    """There is such a resource already."""
+
+    http, code = HTTPStatus.CONFLICT, code_pb2.ALREADY_EXISTS
+
+
 class Unimplemented(ApiError):
     """Vertex AI can do this; local mode cannot. Not 501: gcloud repeats that for half a minute.
 

@@ -74,13 +74,13 @@ FIELDS = {
     "machine_spec.gpu_partition_size": ("partitions of a GPU", ""),
     "machine_spec.tpu_topology": ("TPUs", ""),
     "models": ("models of Model Garden", ""),
+    "model_to_upload.encryption_spec": ("encryption keys of your own", ""),
     "network": ("VPC networks", ""),
     "nfs_mounts": ("NFS", "Read from a bucket"),
     "persistent_resource_id": ("persistent resources", ""),
     "protected_artifact_location_id": ("protected artifacts", ""),
     "psc_interface_config": ("Private Service Connect", ""),
     "reserved_ip_ranges": ("VPC networks", ""),
-    "tensorboard": ("Vertex AI TensorBoard", "Run `tensorboard --logdir FOLDER`"),
 }
 
 

@@ -19,8 +19,9 @@ CARRIED_OUT = {
     "CustomJob": {"display_name", "job_spec", "labels"},
     "TrainingPipeline": {
         *("display_name", "labels", "training_task_definition", "training_task_inputs"),
+        *("model_to_upload", "model_id", "parent_model"),
     },
-    "CustomJobSpec": {"worker_pool_specs", "scheduling", "base_output_directory"},
+    "CustomJobSpec": {"worker_pool_specs", "scheduling", "base_output_directory", "tensorboard"},
     "Scheduling": {"timeout", "disable_retries"},
     "WorkerPoolSpec": {"container_spec", "python_package_spec", "machine_spec", "replica_count"},
     "MachineSpec": {"machine_type", "accelerator_type", "accelerator_count"},

@@ -33,10 +33,12 @@ class Seen:
     Attributes:
         record: the custom job, as the API returns it at the end.
         folder: its folder, with the logs.
+        model: the model that its pipeline uploaded.
     """
 
     record: CustomJob
     folder: Path
+    model: Any = None
 
     @property
     def printed(self) -> dict[str, Any]:
@@ -93,7 +95,7 @@ class Refused:
 
 Case = Works | NoEffect | Refused
 RESERVATION = "machine_spec.reservation_affinity"
-DATA, MODEL = "input_data_config", "model_to_upload"
+DATA, MODEL = "input_data_config", "my-model"  # the second is the id of a model that is there
 EXPERIMENTS = 3  # the group of what asks for experiments
 REDUCTION = "worker_pool_specs[2].container_spec"
 
@@ -120,13 +122,17 @@ def pipeline_options(bucket: str) -> dict[str, Case]:
         "reservation_affinity_type": NoEffect("SPECIFIC_RESERVATION", RESERVATION),
         "reservation_affinity_key": NoEffect("key", RESERVATION),
         "reservation_affinity_values": NoEffect(["value"], RESERVATION),
-        "model_display_name": Refused("a model", MODEL),
-        "model_labels": Refused({"a": "b"}, MODEL),
-        "model_id": Refused("my-model", "model_id"),
-        "parent_model": Refused(f"{PLACE}/models/1", "parent_model"),
-        "is_default_version": Refused(False, MODEL),
-        "model_version_aliases": Refused(["one"], MODEL),
-        "model_version_description": Refused("words", MODEL),
+        "model_display_name": Works("a model", lambda seen: seen.model.display_name == "a model"),
+        "model_labels": Works({"a": "b"}, lambda seen: dict(seen.model.labels) == {"a": "b"}),
+        "model_id": Works(MODEL, lambda seen: seen.model.name.endswith(f"/models/{MODEL}")),
+        "parent_model": Works(MODEL, lambda seen: int(seen.model.version_id) > 1),
+        "is_default_version": Works(
+            False, lambda seen: list(seen.model.version_aliases) == ["one"]
+        ),
+        "model_version_aliases": Works(["one"], lambda seen: "one" in seen.model.version_aliases),
+        "model_version_description": Works(
+            "words", lambda seen: seen.model.version_description == "words"
+        ),
         "dataset": Refused(dataset(), DATA),
         "annotation_schema_uri": Refused("gs://b/schema.yaml", DATA),
         "bigquery_destination": Refused("bq://p", DATA),
@@ -175,7 +181,9 @@ def lifetime_options() -> dict[str, Case]:
         "service_account": NoEffect("me@p.iam.gserviceaccount.com", "service_account"),
         "network": Refused("projects/1/global/networks/n", "network"),
         "enable_web_access": Refused(True, "enable_web_access"),
-        "tensorboard": Refused(f"{PLACE}/tensorboards/1", "tensorboard"),
+        "tensorboard": Works(
+            f"{PLACE}/tensorboards/1", lambda seen: "run `tensorboard --logdir " in seen.notes
+        ),
         "persistent_resource_id": Refused("mine", "persistent_resource_id"),
         "psc_interface_config": Refused({"network_attachment": "a"}, "psc_interface_config"),
     }
@@ -209,25 +217,51 @@ def model_options() -> dict[str, Case]:
     explained = {"inputs": {"x": {}}, "outputs": {"y": {}}}
     how = {"sampled_shapley_attribution": {"path_count": 5}}
     return {
-        "model_serving_container_image_uri": Refused("serve", MODEL),
-        "model_serving_container_predict_route": Refused("/predict", MODEL),
-        "model_serving_container_health_route": Refused("/health", MODEL),
-        "model_serving_container_command": Refused(["serve"], MODEL),
-        "model_serving_container_args": Refused(["--fast"], MODEL),
-        "model_serving_container_environment_variables": Refused({"A": "b"}, MODEL),
-        "model_serving_container_ports": Refused([8080], MODEL),
-        "model_description": Refused("words", MODEL),
-        "model_instance_schema_uri": Refused("gs://b/i.yaml", MODEL),
-        "model_parameters_schema_uri": Refused("gs://b/p.yaml", MODEL),
-        "model_prediction_schema_uri": Refused("gs://b/o.yaml", MODEL),
-        "explanation_metadata": Refused(aiplatform.explain.ExplanationMetadata(explained), MODEL),
-        "explanation_parameters": Refused(
+        "model_serving_container_image_uri": served("image_uri", "serve"),
+        "model_serving_container_predict_route": served("predict_route", "/predict"),
+        "model_serving_container_health_route": served("health_route", "/health"),
+        "model_serving_container_command": served("command", ["serve"]),
+        "model_serving_container_args": served("args", ["--fast"]),
+        "model_serving_container_environment_variables": Works(
+            {"A": "b"}, lambda seen: seen.model.container_spec.env[0].value == "b"
+        ),
+        "model_serving_container_ports": Works(
+            [8080], lambda seen: seen.model.container_spec.ports[0].container_port == 8080
+        ),
+        "model_description": Works("words", lambda seen: seen.model.description == "words"),
+        "model_instance_schema_uri": Works(
+            "gs://b/i.yaml",
+            lambda seen: seen.model.predict_schemata.instance_schema_uri == "gs://b/i.yaml",
+        ),
+        "model_parameters_schema_uri": Works(
+            "gs://b/p.yaml",
+            lambda seen: seen.model.predict_schemata.parameters_schema_uri == "gs://b/p.yaml",
+        ),
+        "model_prediction_schema_uri": Works(
+            "gs://b/o.yaml",
+            lambda seen: seen.model.predict_schemata.prediction_schema_uri == "gs://b/o.yaml",
+        ),
+        "explanation_metadata": Works(
+            aiplatform.explain.ExplanationMetadata(explained),
+            lambda seen: "x" in seen.model.explanation_spec.metadata.inputs,
+        ),
+        "explanation_parameters": Works(
             aiplatform.explain.ExplanationParameters(how),
-            MODEL,
+            lambda seen: bool(seen.model.explanation_spec.parameters),
         ),
         "training_encryption_spec_key_name": Refused(KEY, "encryption_spec"),
-        "model_encryption_spec_key_name": Refused(KEY, MODEL),
+        "model_encryption_spec_key_name": Refused(KEY, "model_to_upload.encryption_spec"),
     }
+
+
+def served(name: str, value: Any) -> Works:
+    """Return a case for an option that becomes a field of the model's container."""
+
+    def check(seen: Seen) -> bool:
+        found = getattr(seen.model.container_spec, name)
+        return bool((list(found) if isinstance(value, list) else found) == value)
+
+    return Works(value, check)
 
 
 def has_image(seen: Seen) -> bool:
@@ -251,8 +285,9 @@ def init_options(api: str, credentials: Any) -> dict[str, Case]:
         "encryption_spec_key_name": Refused(KEY, "encryption_spec"),
         "experiment": Refused("an-experiment", "metadataStores", EXPERIMENTS),
         "experiment_description": Refused("words", "metadataStores", EXPERIMENTS),
-        "experiment_tensorboard": Refused(
-            f"projects/vertex-local/locations/{REGION}/tensorboards/1", "tensorboards", group=1
+        "experiment_tensorboard": Works(
+            aiplatform.Tensorboard.create("curves", location=REGION).resource_name,
+            lambda seen: bool(seen.record.name),
         ),
         "api_key": Works("key", lambda seen: bool(seen.record.name)),
     }

@@ -77,14 +77,6 @@ def test_a_script_on_a_gpu(bucket_uri: str, bucket: storage.Bucket, task: str) -
     assert written(bucket, "out") == b"epochs=2"
 
 
-def test_a_script_that_shall_make_a_managed_model(bucket_uri: str, task: str) -> None:
-    job = aiplatform.CustomTrainingJob(
-        "managed", task, TRAIN_IMAGE, model_serving_container_image_uri=DEPLOY_IMAGE
-    )
-    with pytest.raises(exceptions.MethodNotAllowed, match="model_to_upload"):
-        job.run(model_display_name="a-model", replica_count=1)
-
-
 def test_a_staging_bucket_that_does_not_exist(server: ServerRecord, task: str) -> None:
     job = aiplatform.CustomTrainingJob(
         "no bucket", task, TRAIN_IMAGE, staging_bucket="gs://no-such-bucket"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from vertex_local.config import Root, open_private
 from vertex_local.secret import hide
 
 if TYPE_CHECKING:  # it imports the SDK's types, and the kernel must not wait for those
+    from google.cloud.aiplatform_v1.types import CustomJob
+
     from vertex_local.jobs.replica import Replica
 
 SERVICE_LOG = "service.log"
@@ -134,6 +137,13 @@ def service_lines(folder: Path) -> list[Line]:
         for match in map(LINE.fullmatch, text_of(folder / SERVICE_LOG).splitlines())
         if match  # other lines are pip's
     ]
+
+
+def tensorboard_hint(root: Root, job: CustomJob) -> str:
+    """Return how to see what a job writes into its AIP_TENSORBOARD_LOG_DIR."""
+    base = str(job.job_spec.base_output_directory.output_uri_prefix).rstrip("/")
+    folder = root.buckets / f"{base}/logs".removeprefix("gs://")
+    return f"to see its curves, run `tensorboard --logdir {shlex.quote(str(folder))}`"
 
 
 def warnings(root: Root, job_id: str) -> list[str]:

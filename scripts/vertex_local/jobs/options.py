@@ -25,10 +25,8 @@ from vertex_local.jobs import command, machines
 
 REFUSED_IN_PIPELINES = (
     "input_data_config",
-    "model_to_upload",
-    "model_id",
-    "parent_model",
     "encryption_spec",
+    "model_to_upload.encryption_spec",
 )
 REFUSED_BESIDE_JOBS = ("encryption_spec",)
 REFUSED_IN_JOBS = (
@@ -42,7 +40,6 @@ REFUSED_IN_JOBS = (
     "protected_artifact_location_id",
     "psc_interface_config",
     "reserved_ip_ranges",
-    "tensorboard",
 )
 REFUSED_IN_POOLS = (
     "nfs_mounts",

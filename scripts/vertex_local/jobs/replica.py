@@ -135,6 +135,8 @@ def environment(
             "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
             "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/",
         }
+    if tensorboard := str(job.job_spec.tensorboard):
+        variables["AIP_TENSORBOARD_RESOURCE_NAME"] = tensorboard
     work = replica.spec.container_spec or replica.spec.python_package_spec
     asked = replica.spec.machine_spec.accelerator_count
     if not (asked and images.can_use_gpu(images.image_of(replica.spec))):

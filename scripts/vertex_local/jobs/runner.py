@@ -88,6 +88,7 @@ class Runner:
         self._records = records
         self._fetch = fetch
         self._lend = lend
+        self.on_success: Callable[[CustomJob], None] = lambda _job: None  # may raise JobFailure
         self._active: dict[str, _Active] = {}
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(SLOTS)
@@ -149,6 +150,7 @@ class Runner:
                     with saying_why(service_log), self._lend() as url:
                         self._active[job.name].storage_url = url
                         self._run(job, tries, service_log)
+                        self.on_success(job)
                     state, code = states.SUCCEEDED, int(code_pb2.OK)
         except (JobFailure, BadPackage, LocalModeError) as err:
             error, code = str(err), int(getattr(err, "code", code_pb2.INVALID_ARGUMENT))
@@ -214,6 +216,8 @@ class Runner:
             service_log(f"{log.WARNING} {note}")
         if names := options.without_effect(job.job_spec):
             service_log(f"{log.NOTE} no effect here: {', '.join(names)}")
+        if job.job_spec.tensorboard:
+            service_log(f"{log.NOTE} {log.tensorboard_hint(self.root, job)}")
         if obstacle := mount.obstacle(self.root.buckets):
             reason = f"there is no {mount.MOUNT} on this machine ({obstacle})"
             service_log(f"{log.NOTE} {reason}. {mount.FALLBACK}")

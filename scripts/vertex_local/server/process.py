@@ -22,6 +22,7 @@ from vertex_local.console.gate import Session
 from vertex_local.console.routes import Console
 from vertex_local.jobs import reaper, runner
 from vertex_local.jobs.runner import Runner
+from vertex_local.registry.store import Registry
 from vertex_local.secret import Key
 from vertex_local.server import access, ports
 from vertex_local.server.access import Gate, Passes
@@ -32,7 +33,7 @@ from vertex_local.server.rpc import RpcService
 from vertex_local.server.tunnel import Tunnel
 from vertex_local.storage import Buckets
 from vertex_local.storage.objects import Objects
-from vertex_local.training.handlers import Service
+from vertex_local.training.handlers import Service, register_model
 from vertex_local.training.records import Records
 from vertex_local.training.routes import application
 
@@ -68,6 +69,7 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
         ports.listen(storage_port, last.storage_url if last else "") as storage,
         ports.listen(0, f"//{last.tunnel}" if last else "") as tunnel,
         closing(Records(root.database)) as records,
+        closing(Registry(root.database)) as registry,
     ):
         key, token = Key.of(root), secret.new()
         in_path = key.in_path(ports.number(storage))
@@ -94,9 +96,9 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
                 token,
                 f"{HOST}:{ports.number(tunnel)}",
             )
-            app = _application(
-                Service(records, jobs), buckets.objects, ports.number(api), key, token
-            )
+            service = Service(records, jobs, registry)
+            jobs.on_success = partial(register_model, service)
+            app = _application(service, buckets.objects, ports.number(api), key, token)
             server = _Server(access.plain_http(app, lifespan="off", log_level="warning"), records)
             # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
             signal.signal(signal.SIGTERM, lambda *_: None)

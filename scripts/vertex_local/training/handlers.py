@@ -14,6 +14,7 @@ from google.cloud.aiplatform_v1.types import CustomJob, TrainingPipeline
 
 from vertex_local import budget, config
 from vertex_local.errors import (
+    ApiError,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -22,6 +23,9 @@ from vertex_local.errors import (
 from vertex_local.faults import jobs as job_faults
 from vertex_local.jobs import options
 from vertex_local.jobs.runner import Runner
+from vertex_local.jobs.workspace import JobFailure
+from vertex_local.registry import handlers as models
+from vertex_local.registry.store import Registry
 from vertex_local.training import log_entries, states, wire
 from vertex_local.training.filters import compile_filter
 from vertex_local.training.names import ResourceName
@@ -36,6 +40,7 @@ class Service:
 
     records: Records
     runner: Runner
+    registry: Registry
     creating: threading.Lock = field(default_factory=threading.Lock)
     answered: dict[str, float] = field(default_factory=dict)  # when each was last asked for
 
@@ -52,6 +57,7 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
         )
     spec = wire.job_spec(pipeline)
     options.check(pipeline, spec)
+    TrainingPipeline.pb(pipeline).training_task_inputs.CopyFrom(wire.task_inputs(spec))
     job = CustomJob(
         name=str(location.new("customJobs")),
         display_name=f"{pipeline.display_name}-custom-job",
@@ -135,9 +141,36 @@ def delete(service: Service, name: str) -> dict[str, Any]:
     return wire.finished_operation(str(parsed.new("operations")))
 
 
-def get_operation(_service: Service, name: str) -> dict[str, Any]:
+def get_operation(service: Service, name: str) -> dict[str, Any]:
     """Return an operation: local mode's are finished as soon as they exist."""
-    return wire.finished_operation(str(ResourceName.parse(name)))
+    name = str(ResourceName.parse(name))
+    return service.registry.operations.get(name) or wire.finished_operation(name)
+
+
+def register_model(service: Service, job: CustomJob) -> None:
+    """Keep the model that a training pipeline is to upload, now that its job has succeeded.
+
+    Raises:
+        JobFailure: in the service's words, if the job left no artifacts.
+    """
+    pipeline = service.records.get(service.records.pipeline_of(job.name))
+    if not isinstance(pipeline, TrainingPipeline) or not pipeline.model_to_upload:
+        return
+    model = pipeline.model_to_upload
+    base = str(job.job_spec.base_output_directory.output_uri_prefix).rstrip("/")
+    model.artifact_uri = model.artifact_uri or f"{base}/model"
+    folder = service.runner.root.buckets / model.artifact_uri.removeprefix("gs://")
+    if not any(folder.rglob("*")):
+        raise JobFailure(f'There are no files under "{model.artifact_uri}" to copy.')
+    model.training_pipeline = pipeline.name
+    place = ResourceName(ResourceName.of(pipeline).location)
+    try:
+        pipeline.model_to_upload = models.add_model(
+            service.registry, place, model, pipeline.parent_model, pipeline.model_id
+        )
+    except ApiError as err:
+        raise JobFailure(f"The model cannot be uploaded: {err}") from err
+    service.records.replace(pipeline)
 
 
 def cancel(service: Service, name: str) -> None:

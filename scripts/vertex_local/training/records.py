@@ -177,6 +177,11 @@ class Records:
             self._store(job, pipeline)
             self._changed.notify_all()
 
+    def replace(self, resource: Resource) -> None:
+        """Keep another content of a resource that is there."""
+        with self._changed:
+            self._store(resource)
+
     def count(self, job_name: str, label: str) -> None:
         """Add one to a label of a custom job, and of the pipeline that it backs."""
         with self._changed:

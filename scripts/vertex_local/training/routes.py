@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from vertex_local import errors, features
 from vertex_local.config import LocalModeError
+from vertex_local.registry import handlers as models
 from vertex_local.training import handlers, wire
 from vertex_local.training.handlers import Service
 from vertex_local.training.names import ResourceName
@@ -31,6 +33,23 @@ CREATORS = {
     "trainingPipelines": handlers.create_training_pipeline,
     "customJobs": handlers.create_custom_job,
 }
+
+# Operations on models and TensorBoard instances, with the query parameters that they take.
+PAGES = ("filter", "pageSize", "pageToken")
+REGISTRY = (
+    ("POST", "models:upload", models.upload_model, ()),
+    ("GET", "models", models.list_models, PAGES),
+    ("GET", "models/{id}:listVersions", models.list_versions, PAGES),
+    ("POST", "models/{id}:mergeVersionAliases", models.merge_aliases, ()),
+    ("DELETE", "models/{id}:deleteVersion", models.delete_version, ()),
+    ("GET", "models/{id}", models.get_model, ()),
+    ("PATCH", "models/{id}", models.update_model, ("updateMask",)),
+    ("DELETE", "models/{id}", models.delete_model, ()),
+    ("POST", "tensorboards", models.create_tensorboard, ()),
+    ("GET", "tensorboards", models.list_tensorboards, PAGES),
+    ("GET", "tensorboards/{id}", models.get_tensorboard, ()),
+    ("DELETE", "tensorboards/{id}", models.delete_tensorboard, ()),
+)
 
 
 def application(service: Service) -> Starlette:
@@ -55,6 +74,14 @@ def application(service: Service) -> Starlette:
     ]
     routes.append(Route("/v2/entries:list", list_log_entries, methods=["POST"]))
     routes.append(Route("/token", access_token, methods=["POST"]))
+    for kind in ("models", "tensorboards"):
+        routes += [
+            Route(f"{PARENT}/{path}", _registered(path, operation, known), methods=[method])
+            for method, path, operation, known in REGISTRY
+            if path.startswith(kind)
+        ]
+        # What these resources can do besides on Vertex AI.
+        routes.append(Route(f"{PARENT}/{kind}/{{rest:path}}", refuse, methods=METHODS))
     # There are none here; but tools may ask.
     tuning = f"{PARENT}/hyperparameterTuningJobs"
     routes.append(Route(tuning, list_kind, methods=["GET"]))
@@ -134,6 +161,23 @@ async def cancel(request: Request) -> Response:
     name = _name(request).removesuffix(":cancel")
     await run_in_threadpool(handlers.cancel, request.app.state.service, name)
     return JSONResponse({})
+
+
+def _registered(path: str, operation: Any, known: Sequence[str]) -> Any:
+    """Return the endpoint of an operation on models or TensorBoard instances."""
+
+    async def endpoint(request: Request) -> Response:
+        name, _, verb = _name(request, *known).partition(":")
+        if verb != path.partition(":")[2]:
+            return await refuse(request)
+        query = dict(request.query_params)
+        registry = request.app.state.service.registry
+        answer = await run_in_threadpool(operation, registry, name, await _body(request), query)
+        if isinstance(answer, dict):
+            return JSONResponse(answer)
+        return JSONResponse(wire.render(answer, _numeric_enums(request)))
+
+    return endpoint
 
 
 def _name(request: Request, *parameters: str) -> str:

@@ -88,10 +88,13 @@ def scopes(body: bytes) -> list[str]:
         raise InvalidArgument(f"A request for an access token needs an assertion: {err!r}") from err
 
 
-def finished_operation(name: str) -> dict[str, Any]:
-    """Return a long-running operation that has ended well and has no result."""
-    empty = {"@type": "type.googleapis.com/google.protobuf.Empty"}
-    return {"name": name, "done": True, "response": empty}
+def finished_operation(name: str, response: proto.Message | None = None) -> dict[str, Any]:
+    """Return a long-running operation that has ended well, with its result if it has one."""
+    content: dict[str, Any] = {"@type": "type.googleapis.com/google.protobuf.Empty"}
+    if response is not None:
+        kind = type(response).pb(response).DESCRIPTOR.full_name
+        content = {"@type": f"type.googleapis.com/{kind}", **render(response, numeric_enums=True)}
+    return {"name": name, "done": True, "response": content}
 
 
 def job_spec(pipeline: TrainingPipeline) -> CustomJobSpec:
@@ -112,15 +115,22 @@ def job_spec(pipeline: TrainingPipeline) -> CustomJobSpec:
     return spec
 
 
+def task_inputs(spec: CustomJobSpec) -> struct_pb2.Value:
+    """Return a job spec as the service shows it inside a training pipeline: in camelCase."""
+    value = struct_pb2.Value()
+    content = json_format.MessageToDict(CustomJobSpec.pb(spec))
+    return json_format.ParseDict(content, value)
+
+
 def _with_text_arguments(inputs: Any) -> Any:
     """Return `inputs` with numeric script arguments as text.
 
-    A Struct has floats only, so the SDK turns `args=["--epochs", 3]` into `3.0`; the job receives
-    "3.0". That is why the lesson passes strings.
+    A Struct has floats only, so the SDK turns `args=["--epochs", 3]` into `3.0`. Whole numbers
+    become "3" again: a script's `type=int` would not take "3.0".
     """
     if isinstance(inputs, dict):
         return {
-            key: [arg if isinstance(arg, str) else str(arg) for arg in value]
+            key: [_argument(arg) for arg in value]
             if key == "args" and isinstance(value, list)
             else _with_text_arguments(value)
             for key, value in inputs.items()
@@ -128,6 +138,11 @@ def _with_text_arguments(inputs: Any) -> Any:
     if isinstance(inputs, list):
         return [_with_text_arguments(item) for item in inputs]
     return inputs
+
+
+def _argument(value: Any) -> str:
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
 
 
 def pipeline_metadata(custom_job_name: str) -> struct_pb2.Value:
