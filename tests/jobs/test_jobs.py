@@ -318,8 +318,8 @@ def test_whatever_a_script_leaves_behind_ends_with_it(
             },
             "job_spec.worker_pool_specs[2].container_spec",
         ),
-        ({"enable_web_access": True}, "enable_web_access"),
-        ({"network": "projects/1/global/networks/n"}, "network"),
+        ({"enable_web_access": True}, "the interactive shell of a running job (enable_web_access)"),
+        ({"network": "projects/1/global/networks/n"}, "VPC networks (network)"),
     ],
 )
 def test_what_is_not_emulated_is_refused_by_name(
@@ -331,8 +331,8 @@ def test_what_is_not_emulated_is_refused_by_name(
 
 
 def test_other_services_are_refused_by_name(server: ServerRecord) -> None:
-    with pytest.raises(exceptions.MethodNotAllowed, match=r"GET /v1/projects/.*/models"):
-        aiplatform.Model.list()
+    with pytest.raises(exceptions.MethodNotAllowed, match=r"\(datasets: get or list\)"):
+        aiplatform.TabularDataset.list()
 
 
 def test_a_timeout_ends_the_job(script: Path, bucket: storage.Bucket) -> None:
