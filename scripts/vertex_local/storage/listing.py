@@ -205,8 +205,10 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     simple = {"?": "[^/]", "{": "(?:", "}": ")"}
     braces = 0
     pattern = ""
-    for item in re.findall(r"\*+|\\.|\[!?\]?[^\]]*\]|.", glob, re.DOTALL):
-        if item.startswith("*"):
+    for item in re.findall(r"\*\*/|\*+|\\.|\[!?\]?[^\]]*\]|.", glob, re.DOTALL):
+        if item == "**/":  # also no folder at all
+            pattern += "(?:.*/)?"
+        elif item.startswith("*"):
             pattern += "[^/]*" if item == "*" else ".*"
         elif len(item) > 1 and item.startswith("["):
             inside = item[1:-1].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")

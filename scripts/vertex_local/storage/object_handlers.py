@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from vertex_local.storage import conditions, resources
 from vertex_local.storage.digest import PIECE_BYTES, pieces
-from vertex_local.storage.errors import BadRange, BadRequest
+from vertex_local.storage.errors import BadRange, BadRequest, NotEmulated
 from vertex_local.storage.metadata import Resource
 from vertex_local.storage.objects import Objects, Slow
 from vertex_local.storage.partial import Partial
@@ -31,6 +31,7 @@ from vertex_local.storage.requests import (
 
 SOURCE_CONDITIONS = tuple(name.replace("if", "ifSource", 1) for name in conditions.NAMES)
 MAX_COMPOSED = 32
+COMPOSE_KEYS = frozenset({"kind", "sourceObjects", "destination", "deleteSourceObjects"})
 T = TypeVar("T")
 
 
@@ -138,10 +139,31 @@ def _copy(
         return objects.put(*target, partial, kept, wanted, hashes)
 
 
+async def move(request: Request) -> Response:
+    """Give an object another name in its bucket."""
+    check_params(request, *CONDITIONS, *SOURCE_CONDITIONS)
+    bucket, source = part(request, "bucket"), part(request, "source")
+    target = bucket, part(request, "object")
+    objects = objects_of(request)
+    source_wanted = conditions.read(request.query_params, source=True)
+    wanted = conditions.read(request.query_params)
+
+    def act() -> Resource:
+        document = _copy(objects, (bucket, source), target, {}, source_wanted, wanted)
+        objects.delete(bucket, source)
+        return document
+
+    if target[1] == source:
+        raise BadRequest("The source and the destination of a move must have different names.")
+    return answer(request, *target, await run_in_threadpool(act))
+
+
 async def compose(request: Request) -> Response:
     check_params(request, *CONDITIONS)
     body = await read_json(request)
     bucket, name = part(request, "bucket"), part(request, "object")
+    if unknown := sorted(body.keys() - COMPOSE_KEYS):
+        raise NotEmulated(f"compose with {', '.join(unknown)}")
     sources = body.get("sourceObjects")
     if not isinstance(sources, list) or not 1 <= len(sources) <= MAX_COMPOSED:
         raise BadRequest(
@@ -153,6 +175,9 @@ async def compose(request: Request) -> Response:
     document = await run_in_threadpool(
         _compose, objects_of(request), bucket, name, sources, fields, wanted
     )
+    if body.get("deleteSourceObjects"):
+        for source in {str(source["name"]) for source in sources} - {name}:
+            await run_in_threadpool(objects_of(request).delete, bucket, source)
     return answer(request, bucket, name, document)
 
 

@@ -434,6 +434,12 @@ def _new_bucket(created: str) -> Resource:
         "location": "US",
         "locationType": "multi-region",
         "storageClass": "STANDARD",
+        "rpo": "DEFAULT",
+        "iamConfiguration": {
+            "bucketPolicyOnly": {"enabled": False},
+            "publicAccessPrevention": "inherited",
+            "uniformBucketLevelAccess": {"enabled": False},
+        },
     }
 
 

@@ -28,7 +28,8 @@ class Partial:
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"{uuid.uuid4().hex}{PARTIAL}"
         self.digest = Digest()
-        self._file: BinaryIO = open(self.path, "xb")
+        with readable_disk_errors():
+            self._file: BinaryIO = open(self.path, "xb")
 
     def write(self, data: bytes) -> None:
         """Add the next bytes."""
@@ -48,8 +49,12 @@ class Partial:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError:  # on a full disk, even what is only to be thrown away
+            os.truncate(self.path, 0)
+        finally:
+            self.path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ MAX_JSON_BYTES = 1 << 20
 # These change the form of an answer, who pays or how it is logged, not what is done.
 HARMLESS = frozenset(
     "alt fields prettyPrint projection quotaUser userProject userIp key uploadType upload_id "
-    "uploadId name project access_token $alt $.xgafv".split()
+    "uploadId name project access_token $alt $.xgafv "
+    "predefinedAcl predefinedDefaultObjectAcl destinationPredefinedAcl".split()
 )
 SIGNED = re.compile(r"x-goog-.*|googleaccessid|signature|expires", re.I)  # parameters of both kinds
 CONDITIONS = frozenset([*conditions.NAMES, "generation"])

@@ -25,6 +25,11 @@ BUCKET_OUTPUTS = frozenset(
     "etag generation id kind locationType metageneration name owner projectNumber selfLink "
     "softDeletePolicy timeCreated updated".split()
 )
+MAX_CUSTOM = 8192  # bytes of keys and values: https://cloud.google.com/storage/quotas#objects
+CHOICES = {  # of a bucket, by the documentation of its resource representation
+    "rpo": ("DEFAULT", "ASYNC_TURBO"),
+    "publicAccessPrevention": ("inherited", "unspecified", "enforced"),
+}
 MAPPINGS = frozenset({"labels", "metadata"})  # a patch changes single keys of these
 DERIVED = frozenset(  # not copied from the source of a copy
     "generation metageneration size md5Hash crc32c timeCreated updated componentCount".split()
@@ -49,6 +54,10 @@ def bucket_fields(body: Mapping[str, Any]) -> Resource:
     fields = _fields(body, BUCKET_FIELDS, BUCKET_OUTPUTS, "a bucket with")
     if not _is_off(body.get("softDeletePolicy", {}).get("retentionDurationSeconds")):
         raise NotEmulated("a bucket with softDeletePolicy")
+    prevention = (fields.get("iamConfiguration") or {}).get("publicAccessPrevention")
+    for key, value in (("rpo", fields.get("rpo")), ("publicAccessPrevention", prevention)):
+        if value is not None and value not in CHOICES[key]:
+            raise BadRequest(f"Invalid argument: {key} {value!r} is none of {CHOICES[key]}.")
     if location := fields.get("location"):
         fields["location"] = str(location).upper()
         multi = fields["location"] in ("US", "EU", "ASIA")
@@ -77,6 +86,8 @@ def _checked(key: str, value: Any) -> Any:
         for item in value.values():
             if not isinstance(item, str | None):
                 raise BadRequest(f"Invalid value for: {key}: {item!r} is not a string")
+        if sum(len(f"{name}{text or ''}".encode()) for name, text in value.items()) > MAX_CUSTOM:
+            raise BadRequest(f"The {key} of a resource may have {MAX_CUSTOM} bytes in all.")
     elif not isinstance(value, str):
         raise BadRequest(f"Invalid value for: {key}: {value!r} is not a string")
     return value

@@ -6,6 +6,7 @@ Paths are matched as they were sent: `a%2Fcompose` is an object, `a/compose` an 
 from __future__ import annotations
 
 import logging
+import sqlite3
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,9 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vertex_local.faults.store import Faults
 from vertex_local.storage import batch, bucket_handlers, object_handlers, upload_handlers
-from vertex_local.storage.errors import NotEmulated, StorageError
+from vertex_local.storage.errors import DiskFull, NotEmulated, StorageError
 from vertex_local.storage.faults import StorageFaults
 from vertex_local.storage.objects import Objects
+from vertex_local.storage.partial import NO_ROOM_ERRORS
 from vertex_local.storage.requests import objects_of, part
 from vertex_local.storage.uploads import Parts, Sessions
 
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 API = "/storage/v1/b"
 OBJECT = f"{API}/{{bucket}}/o/{{object}}"
 COPY = f"{API}/{{source_bucket}}/o/{{source}}/{{verb}}/b/{{bucket}}/o/{{object}}"
+MOVE = f"{API}/{{bucket}}/o/{{source}}/moveTo/o/{{object}}"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 XML_OBJECT = "/{bucket}/{object:path}"
 FEATURES = {
@@ -67,6 +70,7 @@ def _routes() -> list[Route]:
         Route(f"{OBJECT}/compose", on_object.compose, methods=["POST"]),
         Route(COPY.replace("{verb}", "copyTo"), on_object.copy, methods=["POST"]),
         Route(COPY.replace("{verb}", "rewriteTo"), on_object.copy, methods=["POST"]),
+        Route(MOVE, on_object.move, methods=["POST"]),
         Route(f"/download{OBJECT}", on_object.download, methods=["GET"]),
     ]
     for prefix in ("/upload", "/resumable/upload"):
@@ -99,6 +103,8 @@ def application(objects: Objects, faults: Faults) -> Starlette:
         ],
         exception_handlers={
             StorageError: _error,
+            OSError: _system_error,
+            sqlite3.OperationalError: _system_error,
             HTTPException: _no_route,
             ClientDisconnect: _gone,
             Exception: _crash,
@@ -158,6 +164,16 @@ def _is_xml(path: str) -> bool:
 def _error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StorageError)  # Starlette calls this for StorageError only
     return _response(error, _is_xml(request.scope["path"]))
+
+
+def _system_error(request: Request, error: Exception) -> Response:
+    """Answer a request for which the disk has no room, wherever that was noticed."""
+    full = error.errno in NO_ROOM_ERRORS if isinstance(error, OSError) else "full" in str(error)
+    if not full:
+        return _crash(request, error)
+    return _response_at(
+        DiskFull(f"this machine has no room for it ({error})"), request.scope["path"]
+    )
 
 
 def _no_route(request: Request, _error: Exception) -> Response:

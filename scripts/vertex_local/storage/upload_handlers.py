@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from vertex_local.storage import conditions, object_handlers, resources
 from vertex_local.storage.digest import PIECE_BYTES, from_header
-from vertex_local.storage.errors import BadRequest, Cancelled, NotEmulated, no_object
+from vertex_local.storage.errors import BadRequest, Cancelled, DiskFull, NotEmulated, no_object
 from vertex_local.storage.metadata import Resource
 from vertex_local.storage.multipart import RelatedBody, boundary
 from vertex_local.storage.objects import Objects
@@ -124,7 +124,11 @@ async def proceed(request: Request) -> Response:
     async with session.busy:  # an earlier request that was cut off may still be running
         first, last, total = _content_range(request.headers.get("content-range"))
         if session.result is None and (first is not None or "content-range" not in request.headers):
-            await _more(request, session, first or 0)
+            try:
+                await _more(request, session, first or 0)
+            except DiskFull:  # it cannot go on, and what came would keep the disk full
+                await run_in_threadpool(_sessions(request).end, session, None)
+                raise
             _check_granule(session, last, total)
         if session.result is None and _is_complete(request, session, total):
             session.intent.hashes |= from_header(request.headers.getlist("x-goog-hash"))
@@ -312,6 +316,8 @@ def _xml_fields(request: Request) -> Resource:
     for name in (*names, "Cache-Control"):
         if value := request.headers.get(name):
             fields[name[0].lower() + name[1:].replace("-", "")] = value
+    if moment := request.headers.get("x-goog-custom-time"):
+        fields["customTime"] = moment
     prefix = "x-goog-meta-"
     metadata = {
         key.removeprefix(prefix): value
