@@ -30,7 +30,7 @@ ROWS = (
     ("training.routes", "console", "console.*"),
     ("server", "server.*"),
     ("kernel", "kernel.*", "sandbox"),
-    ("notebooks", "notebooks.*", "testing"),
+    ("notebooks", "notebooks.*", "fixtures", "testing"),
     ("report", "doctor", "faults.commands", "cli", "__main__"),
 )
 OURS = ("vertex_local", "lesson", "train_nn", "workshop")
