@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from google.cloud.aiplatform_v1.types import CustomJob
+from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
 
 from vertex_local import costs
 from vertex_local.config import LocalModeError, Root
@@ -78,11 +78,11 @@ class Budget:
         """Return what a job has cost, or for an active one what it is expected to cost."""
         if states.is_final(job.state):
             return _final_cost(CustomJob.serialize(job))
-        return max(costs.of_job(job).usd or 0.0, self.expected(job) or 0.0)
+        return max(_estimate(job).usd or 0.0, self.expected(job) or 0.0)
 
     def expected(self, job: CustomJob) -> float | None:
         """Return what a whole job is expected to cost; None if a price is not known."""
-        per_hour = costs.of_job(job).usd_per_hour
+        per_hour = _estimate(job).usd_per_hour
         minutes = self.expected_minutes(job) + costs.PROVISIONING_MINUTES
         return None if per_hour is None else per_hour * minutes / 60
 
@@ -105,7 +105,7 @@ class Budget:
         if expected is None:
             raise FailedPrecondition(
                 f"Local mode's budget of {costs.money(self.usd)}, which Vertex AI does not have, "
-                f"cannot be kept: {costs.of_job(job).problem} `vertex-local budget off` removes it."
+                f"cannot be kept: {_estimate(job).problem} `vertex-local budget off` removes it."
             )
         left = self.usd - self.spent(jobs)
         if expected > left:
@@ -122,11 +122,22 @@ class Budget:
 @functools.lru_cache(maxsize=5000)
 def _final_cost(message: bytes) -> float:
     """Return what a job has cost that has ended: looking up prices takes a millisecond."""
-    return costs.of_job(CustomJob.deserialize(message)).usd or 0.0
+    job = CustomJob.deserialize(message)
+    return (_estimate(job).usd or 0.0) if job.start_time else 0.0
+
+
+def _estimate(job: CustomJob) -> costs.Estimate:
+    """Estimate a job's cost; with prices on demand, which are higher, if others are not known."""
+    estimate = costs.of_job(job)
+    if estimate.problem:
+        on_demand = CustomJob.deserialize(CustomJob.serialize(job))
+        on_demand.job_spec.scheduling.strategy = Scheduling.Strategy.STANDARD
+        estimate = costs.of_job(on_demand)
+    return estimate
 
 
 def forget(root: Root, job: CustomJob) -> None:
     """Remember what a job cost whose record is about to be deleted."""
     if budget := Budget.read(root):
-        deleted = budget.deleted_usd + (costs.of_job(job).usd or 0.0)
+        deleted = budget.deleted_usd + budget.cost(job)
         replace(budget, deleted_usd=deleted).write(root)

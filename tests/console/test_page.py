@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from test_job_faults import SPOT, custom_job, failure
 from test_jobs import make_job, run, wait_until
@@ -168,6 +169,8 @@ def test_buckets_show_folders_objects_and_previews(page: Page, bucket: storage.B
     assert "two words" in page.get("object", bucket=bucket.name, name="a/b/table.csv")
     assert "some text" in page.read("object", bucket=bucket.name, name="a/notes.txt")
     assert "no text" in page.read("object", bucket=bucket.name, name="top")
+    bucket.blob("empty").upload_from_string("")
+    assert "It is empty" in page.read("object", bucket=bucket.name, name="empty")
     page.get("object", status=404, bucket=bucket.name, name="none")
     page.get("folder", status=404, bucket="no-such-bucket")
 
@@ -235,12 +238,10 @@ def test_a_budget_refuses_what_does_not_fit_and_says_why(
 ) -> None:
     try:
         page.post("budget", usd="0.000001")
-        with pytest.raises(
-            Exception, match="Local mode's budget, which Vertex AI does not have"
-        ) as e:
+        with pytest.raises(exceptions.BadRequest) as caught:
             custom_job(bucket, "pass").submit()
-        assert "1 × n1-standard-4 for 10 min and 4 min of provisioning" in str(e.value)
-        assert "FAILED_PRECONDITION" in repr(e.value) or "400" in str(e.value)
+        assert "Local mode's budget, which Vertex AI does not have" in caught.value.message
+        assert "1 × n1-standard-4 for 10 min and 4 min of provisioning" in caught.value.message
         before = aiplatform.CustomJob.list()
         page.post("budget", usd="1000")
         job = custom_job(bucket, "pass")
@@ -248,6 +249,10 @@ def test_a_budget_refuses_what_does_not_fit_and_says_why(
         assert len(aiplatform.CustomJob.list()) == len(before) + 1
         spent = re.search(r"\$([\d.]+) are spent", page.read("faults"))
         assert spent and float(spent[1]) > 0
+        custom_job(bucket, "pass").run(**SPOT)  # with the price on demand: no other is known
+        page.post("budget", usd="0.000001")
+        with pytest.raises(exceptions.BadRequest, match="of provisioning would cost about"):
+            custom_job(bucket, "pass").submit(**SPOT)
         job.delete()
         again = re.search(r"\$([\d.]+) are spent", page.read("faults"))
         assert again and float(again[1]) >= float(spent[1])  # a deleted job gives nothing back
