@@ -70,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
             job_against_script(turns)
             many_jobs(record)
             the_page(root, record)
+            search_against_scripts(turns)
+            many_trials(root, record)
         finally:
             daemon.stop(root)
     return 0
@@ -188,6 +190,97 @@ def the_page(root: Root, record: ServerRecord) -> None:
             f"(target: {target} ms)"
         )
     print(f"memory of the server after these pages: {memory_mb(record.pid)}")
+
+
+TRIALS = 8
+REPORT = """
+import hypertune, sys, time
+time.sleep(0.5)
+hypertune.HyperTune().report_hyperparameter_tuning_metric("loss", float(sys.argv[-1][4:]))
+"""
+STUDY: dict[str, Any] = {
+    "metrics": [{"metric_id": "loss", "goal": 2}],
+    "parameters": [
+        {"parameter_id": "x", "double_value_spec": {"min_value": 0, "max_value": 1}},
+        {"parameter_id": "n", "integer_value_spec": {"min_value": 1, "max_value": 64}},
+    ],
+}
+
+
+def search_against_scripts(turns: int) -> None:
+    """A search of 8 trials, one after the other, against its script run 8 times by hand."""
+    from google.cloud import aiplatform
+    from google.cloud.aiplatform import hyperparameter_tuning as hpt
+
+    pool = {
+        "machine_spec": {"machine_type": "n1-standard-4"},
+        "replica_count": 1,
+        "container_spec": {"image_uri": IMAGE, "command": ["python3", "-c", REPORT]},
+    }
+    job = aiplatform.CustomJob("benchmark", [pool], staging_bucket="gs://benchmark")
+
+    def by_hand() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["CLOUD_ML_HP_METRIC_FILE"] = f"{folder}/metrics"
+            for _ in range(TRIALS):
+                run(sys.executable, "-c", REPORT, "--x=0.5")
+
+    def as_a_search() -> None:
+        aiplatform.HyperparameterTuningJob(
+            display_name="benchmark",
+            custom_job=job,
+            metric_spec={"loss": "minimize"},
+            parameter_spec={"x": hpt.DoubleParameterSpec(min=0, max=1, scale="linear")},
+            max_trial_count=TRIALS,
+            parallel_trial_count=1,
+        ).run()
+
+    as_a_search()  # warms up
+    more = statistics.median(seconds(as_a_search) - seconds(by_hand) for _ in range(turns))
+    print(f"a search of {TRIALS} trials takes {more / TRIALS:+.2f} s a trial (target: 1 s at most)")
+
+
+def many_trials(root: Root, record: ServerRecord) -> None:
+    """Proposals late in a long search; a search with 200 trials in a list, and by itself."""
+    from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, Trial
+
+    from vertex_local.training.names import ResourceName
+    from vertex_local.training.records import Records
+    from vertex_local.training.states import RUNNING, SUCCEEDED
+    from vertex_local.tuning import study
+
+    job = HyperparameterTuningJob(display_name="benchmark", study_spec=STUDY)
+    times = []
+    for number in range(200):
+        start = time.perf_counter()
+        point = study.propose(job.study_spec, job.trials, seed=1)
+        times.append(time.perf_counter() - start)
+        assert point is not None
+        job.trials.append(
+            Trial(
+                id=str(number + 1),
+                state=Trial.State.SUCCEEDED,
+                parameters=[{"parameter_id": name, "value": each} for name, each in point.items()],
+                final_measurement={"metrics": [{"metric_id": "loss", "value": point["x"]}]},
+            )
+        )
+    for after in (10, 50, 199):
+        took = statistics.median(times[after - 5 : after + 1])
+        print(f"proposal after {after} trials: {took * 1000:.0f} ms (target: 50 ms)")
+
+    name = ResourceName("us-central1").new("hyperparameterTuningJobs")
+    job.name = str(name)
+    records = Records(root.database)
+    records.add(job)
+    records.move(job.name, RUNNING)
+    records.move(job.name, SUCCEEDED)
+    records.close()
+    session = requests.Session()
+    session.headers["Authorization"] = f"Bearer {record.token}"
+    searches = f"{record.api_url}{PLACE}/hyperparameterTuningJobs"
+    report("list of searches, one of 200 trials", lambda: session.get(searches, timeout=60))
+    one = f"{searches}/{name.id}"
+    report("get of a search of 200 trials", lambda: session.get(one, timeout=60))
 
 
 def at_once(what: str, url: str, session: requests.Session) -> None:

@@ -91,12 +91,13 @@ class Budget:
         timeout = job.job_spec.scheduling.timeout
         return float(timeout.total_seconds()) / 60 if timeout else self.minutes
 
-    def check(self, job: CustomJob, jobs: Iterable[CustomJob]) -> None:
+    def check(self, job: CustomJob, jobs: Iterable[CustomJob], times: int = 1) -> None:
         """Refuse a job for which too little is left.
 
         Args:
             job: what somebody wants to start.
             jobs: all jobs of the root so far.
+            times: how often: the trials of a search are as many jobs.
 
         Raises:
             FailedPrecondition: with the sum and the reason, and that it is local mode's.
@@ -108,12 +109,17 @@ class Budget:
                 f"cannot be kept: {_estimate(job).problem} `vertex-local budget off` removes it."
             )
         left = self.usd - self.spent(jobs)
-        if expected > left:
+        if times * expected > left:
+            what = (
+                costs.of_job(job).what
+                if times == 1
+                else f"{times} trials on {costs.of_job(job).what}"
+            )
             raise FailedPrecondition(
                 f"Local mode's budget, which Vertex AI does not have, is too small for this job: "
-                f"{costs.of_job(job).what} for {self.expected_minutes(job):g} min and "
+                f"{what} for {self.expected_minutes(job):g} min and "
                 f"{costs.PROVISIONING_MINUTES:g} min of provisioning would cost about "
-                f"{costs.money(expected)}, and of {costs.money(self.usd)} there are "
+                f"{costs.money(times * expected)}, and of {costs.money(self.usd)} there are "
                 f"{costs.money(max(0.0, left))} left. A smaller machine or a shorter timeout may "
                 "fit; `vertex-local budget` shows and changes the limit."
             )

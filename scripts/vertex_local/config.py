@@ -229,6 +229,33 @@ def find_root() -> Root:
     return Root(base / ".vertex-local")
 
 
+def seed() -> int | None:
+    """Return `VERTEX_LOCAL_SEED`, where the random numbers of every search start, if it is set.
+
+    Raises:
+        LocalModeError: if it is not a whole number.
+    """
+    text = os.environ.get("VERTEX_LOCAL_SEED")
+    if text and not text.isdecimal():
+        raise LocalModeError(f"VERTEX_LOCAL_SEED must be a whole number, not {text!r}.")
+    return int(text) if text else None
+
+
+def discrete_as_int() -> bool:
+    """Return whether the trials of a search get a discrete 128 as "128", not as "128.0".
+
+    Accounts of Vertex AI differ, so a script should read both; `VERTEX_LOCAL_DISCRETE=int` is for
+    scripts that cannot.
+
+    Raises:
+        LocalModeError: if the variable has another value than `int` or `float`.
+    """
+    text = os.environ.get("VERTEX_LOCAL_DISCRETE", "float")
+    if text not in ("float", "int"):
+        raise LocalModeError(f"VERTEX_LOCAL_DISCRETE must be float or int, not {text!r}.")
+    return text == "int"
+
+
 def without_account(root: Root) -> dict[str, str]:
     """Return environment variables with which no Google library or tool finds a real account.
 

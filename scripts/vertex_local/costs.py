@@ -276,8 +276,10 @@ def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Esti
     Args:
         job: a `CustomTrainingJob`, `CustomPythonPackageTrainingJob`, `CustomContainerTrainingJob`
             or `CustomJob` of `google.cloud.aiplatform`, or a `CustomJob` message of
-            `google.cloud.aiplatform_v1`. Time in the queue is not counted.
-        provisioning_minutes: added to the running time, which does not include it in local mode.
+            `google.cloud.aiplatform_v1`. Time in the queue is not counted. A
+            `HyperparameterTuningJob` costs what its trials cost together.
+        provisioning_minutes: added to the running time, which does not include it in local mode;
+            for a search once for each trial.
     """
     try:
         record = getattr(job, "gca_resource", job)
@@ -289,14 +291,17 @@ def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Esti
         from google.cloud import aiplatform  # only a training pipeline needs it
 
         record = aiplatform.CustomJob.get(backing).gca_resource
-    spec = getattr(record, "job_spec", None)
+    trials = getattr(record, "trials", None)  # of a search
+    spec = getattr(record, "job_spec" if trials is None else "trial_job_spec", None)
     if spec is None:
         return Estimate("no job", 0, 0, problem=f"{type(job).__name__} names no machines.")
     strategy = int(spec.scheduling.strategy)
     terms = {4: "spot", 6: "flex-start"}.get(strategy, "on-demand")  # Scheduling.Strategy
     pools = _merged([_pool(pool) for pool in spec.worker_pool_specs if pool.replica_count])
     region = record.name.split("/locations/")[-1].split("/")[0]
-    return _estimate(pools, _running_minutes(record), provisioning_minutes, terms, region)
+    runs = [record] if trials is None else list(trials)
+    minutes = sum(map(_running_minutes, runs))
+    return _estimate(pools, minutes, provisioning_minutes * len(runs), terms, region)
 
 
 def _pool(spec: Any) -> Pool:

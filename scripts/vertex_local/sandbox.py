@@ -12,6 +12,8 @@ from vertex_local.config import Root, find_root
 from vertex_local.kernel import spec
 from vertex_local.server import daemon
 
+CHANGED = ("JUPYTER_PATH", "VERTEX_LOCAL_ROOT", "VERTEX_LOCAL_SEED")
+
 
 @contextmanager
 def sandbox() -> Iterator[Root]:
@@ -22,10 +24,11 @@ def sandbox() -> Iterator[Root]:
     with tempfile.TemporaryDirectory(prefix="vertex-local-") as name:
         folder = Path(name)
         spec.write_spec(folder / "jupyter" / "kernels" / spec.NAME)
-        before = {key: os.environ.get(key) for key in ("JUPYTER_PATH", "VERTEX_LOCAL_ROOT")}
+        before = {key: os.environ.get(key) for key in CHANGED}
         paths = [str(folder / "jupyter"), before["JUPYTER_PATH"]]
         os.environ["JUPYTER_PATH"] = os.pathsep.join(path for path in paths if path)
         os.environ["VERTEX_LOCAL_ROOT"] = str(folder / "root")
+        os.environ.setdefault("VERTEX_LOCAL_SEED", "1")  # each search tries the same every time
         try:
             yield find_root()
         finally:

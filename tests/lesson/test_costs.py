@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.cloud.aiplatform_v1.types import CustomJob
+from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob
 
 from vertex_local import costs
 
@@ -150,6 +150,18 @@ def test_a_job_is_charged_for_all_its_pools_and_its_running_time() -> None:
 def test_a_job_that_never_ran_pays_its_provisioning_only() -> None:
     found = costs.of_job(record(start_time=None, end_time=None), provisioning_minutes=6)
     assert (found.minutes, found.usd) == (0, pytest.approx((1.2 + 2 * 4.2) / 10))
+
+
+@pytest.mark.usefixtures("l4")
+def test_a_search_costs_what_its_trials_cost_with_their_provisioning() -> None:
+    job = record()
+    times = {"start_time": job.start_time, "end_time": job.end_time}
+    search = HyperparameterTuningJob(
+        name=job.name, trial_job_spec=job.job_spec, trials=[times, times, {}]
+    )
+    found = costs.of_job(search, provisioning_minutes=20)
+    assert (found.minutes, found.provisioning_minutes) == (60, 60)
+    assert found.usd == pytest.approx(2 * (costs.of_job(job, provisioning_minutes=30).usd or 0))
 
 
 @pytest.mark.parametrize(("strategy", "terms"), [(4, "spot"), (6, "flex-start")])

@@ -25,6 +25,7 @@ ROWS = (
     ("training", "training.states", "training.names", "training.wire", "training.records"),
     ("budget",),
     ("jobs", "jobs.*", "faults.jobs"),
+    ("tuning", "tuning.*"),
     ("training.filters", "registry", "registry.*"),
     ("training.log_entries", "training.handlers"),
     ("training.routes", "console", "console.*"),

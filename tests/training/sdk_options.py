@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from google.cloud import aiplatform
-from google.cloud.aiplatform_v1.types import CustomJob, Scheduling
+from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob, Scheduling
 from google.cloud.aiplatform_v1.types.dataset import Dataset
 
 GPU_IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-gpu.2-4.py310:latest"
 SCRIPT = """
 import json, os, sys
 print(json.dumps({"argv": sys.argv[1:], "environment": dict(os.environ)}))
+"""
+TRIAL = f"""{SCRIPT}
+import hypertune
+reporter = hypertune.HyperTune()
+for step, loss in enumerate([0.1, 0.2], start=1):
+    reporter.report_hyperparameter_tuning_metric("loss", loss, step)
 """
 REGION = "europe-west4"  # not the one of `aiplatform.init`
 KEY = "projects/p/locations/us-central1/keyRings/r/cryptoKeys/k"
@@ -34,11 +40,13 @@ class Seen:
         record: the custom job, as the API returns it at the end.
         folder: its folder, with the logs.
         model: the model that its pipeline uploaded.
+        search: of the first trial of a tuning job, that tuning job.
     """
 
     record: CustomJob
     folder: Path
     model: Any = None
+    search: HyperparameterTuningJob | None = None
 
     @property
     def printed(self) -> dict[str, Any]:
@@ -294,30 +302,54 @@ def init_options(api: str, credentials: Any) -> dict[str, Case]:
 
 
 def tuning_options(custom_job: aiplatform.CustomJob) -> tuple[dict[str, Case], dict[str, Case]]:
-    """Return a case for each option of a tuning job's constructor and of its run."""
+    """Return a case for each option of a tuning job's constructor and of its run.
+
+    Args:
+        custom_job: one whose script is `TRIAL`.
+    """
     rate = aiplatform.hyperparameter_tuning.DoubleParameterSpec(min=0.1, max=1, scale="linear")
+    common = common_constructor_options("sdk-table", None)
     constructor = {
-        "display_name": "tuning",
-        "custom_job": custom_job,
-        "metric_spec": {"loss": "minimize"},
-        "parameter_spec": {"rate": rate},
-        "max_trial_count": 2,
-        "parallel_trial_count": 1,
-        "max_failed_trial_count": 1,
-        "search_algorithm": "random",
-        "measurement_selection": "best",
-        "project": "vertex-local",
-        "location": REGION,
-        "credentials": None,
-        "labels": {"a": "b"},
-        "encryption_spec_key_name": KEY,
+        name: common[name]
+        for name in ("display_name", "project", "location", "credentials", "labels")
+    }
+    constructor |= {
+        "custom_job": Works(custom_job, lambda seen: "argv" in seen.printed),
+        "metric_spec": Works(
+            {"loss": "minimize"}, lambda seen: measured(seen).metrics[0].metric_id == "loss"
+        ),
+        "parameter_spec": Works(
+            {"rate": rate}, lambda seen: seen.printed["argv"][0].startswith("--rate=")
+        ),
+        "max_trial_count": Works(2, lambda seen: len(trials(seen)) == 2),
+        "parallel_trial_count": Works(
+            1, lambda seen: trials(seen)[0].end_time <= trials(seen)[1].start_time
+        ),
+        "max_failed_trial_count": Works(1, lambda seen: searched(seen).max_failed_trial_count == 1),
+        "search_algorithm": Works(
+            "random", lambda seen: searched(seen).study_spec.algorithm.name == "RANDOM_SEARCH"
+        ),
+        "measurement_selection": Works("best", lambda seen: measured(seen).step_count == 1),
+        "encryption_spec_key_name": Refused(KEY, "encryption_spec"),
     }
     every = lifetime_options()
-    call = {name: every[name].value for name in every if name in TUNING_RUN}
-    return tuple(  # type: ignore[return-value]
-        {name: Refused(value, "hyperparameterTuningJobs") for name, value in part.items()}
-        for part in (constructor, call)
-    )
+    return constructor, {name: every[name] for name in every if name in TUNING_RUN}
+
+
+def searched(seen: Seen) -> HyperparameterTuningJob:
+    """Return the tuning job that was seen."""
+    assert seen.search is not None
+    return seen.search
+
+
+def trials(seen: Seen) -> Any:
+    """Return its trials."""
+    return searched(seen).trials
+
+
+def measured(seen: Seen) -> Any:
+    """Return the final measurement of its first trial."""
+    return trials(seen)[0].final_measurement
 
 
 TUNING_RUN = (

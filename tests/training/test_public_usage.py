@@ -18,7 +18,7 @@ from google.protobuf.struct_pb2 import Value
 from test_jobs import wait_until
 from test_packages import GOOD, archive
 
-from vertex_local.config import PROJECT, Root, ServerRecord
+from vertex_local.config import PROJECT, ServerRecord
 
 LOCATION = "us-central1"
 TRAIN_VERSION = "pytorch-gpu.2-4.py310"
@@ -244,23 +244,3 @@ def test_the_low_level_pipeline_client(
     job = aiplatform.CustomTrainingJob.get(made.name)
     wait_until(job.done, "the end of the job")  # job.wait() is for jobs that were made here
     assert written(bucket, "pipeline") == b"epochs=5"
-
-
-def test_tuning_is_refused_by_name(bucket_uri: str, root: Root) -> None:
-    pool = {
-        "machine_spec": {"machine_type": "n1-standard-4"},
-        "replica_count": 1,
-        "container_spec": {"image_uri": "gcr.io/p/t:1", "command": ["python3"], "args": []},
-    }
-    tuning = aiplatform.HyperparameterTuningJob(
-        display_name="tuning",
-        custom_job=aiplatform.CustomJob("a job", [pool]),
-        metric_spec={"accuracy": "maximize"},
-        parameter_spec={
-            "lr": aiplatform.hyperparameter_tuning.DoubleParameterSpec(1e-4, 1e-1, "log")
-        },
-        max_trial_count=4,
-        parallel_trial_count=2,
-    )
-    with pytest.raises(exceptions.MethodNotAllowed, match="hyperparameterTuningJobs"):
-        tuning.run()

@@ -62,7 +62,7 @@ def assert_google_error(response: requests.Response, status: int) -> str:
     ],
     ids=range(12),
 )
-@pytest.mark.parametrize("kind", ["customJobs", "trainingPipelines"])
+@pytest.mark.parametrize("kind", ["customJobs", "hyperparameterTuningJobs", "trainingPipelines"])
 def test_a_body_that_is_no_job_is_refused(server: ServerRecord, kind: str, body: bytes) -> None:
     response = send(server, "POST", f"{PLACE}/{kind}", body)
     assert response.status_code in (400, 405)
@@ -113,8 +113,8 @@ def test_a_huge_body_is_refused(server: ServerRecord) -> None:
         ("GET", f"{PLACE}/customJobs/1?force=true", 400),
         ("POST", f"{PLACE}/customJobs?validateOnly=true", 400),
         ("GET", "/v1/projects/other/locations/us-central1/hyperparameterTuningJobs", 403),
-        ("POST", f"{PLACE}/hyperparameterTuningJobs", 405),
-        ("GET", f"{PLACE}/hyperparameterTuningJobs/1", 405),
+        ("POST", f"{PLACE}/hyperparameterTuningJobs", 400),
+        ("GET", f"{PLACE}/hyperparameterTuningJobs/1", 404),
         ("GET", f"{PLACE}/endpoints", 405),
         ("GET", f"{PLACE}/models/1:listCheckpoints", 405),
         ("POST", f"{PLACE}/models/1:export", 405),

@@ -37,6 +37,8 @@ PASSED_ON = (
     *PROXIES,
     *map(str.lower, PROXIES),
 )
+METRIC_FILE = "CLOUD_ML_HP_METRIC_FILE"  # where the package `hypertune` reports metrics
+TRIAL_ID = "CLOUD_ML_TRIAL_ID"  # set in the trials of a search alone
 TF_NAMES = ("chief", "worker", "ps", "evaluator")  # what TF_CONFIG calls the worker pools
 
 
@@ -120,6 +122,7 @@ def environment(
         "CLOUD_ML_REGION": name.location,
         "CLOUD_ML_JOB_ID": name.id,
         "CLUSTER_SPEC": json.dumps(_cluster_spec(job.job_spec, replica, replicas)),
+        METRIC_FILE: str(metric_file(root, job, replica.name)),
         # Per node, as the prebuilt PyTorch images set them.
         "MASTER_ADDR": HOST,
         "MASTER_PORT": str(replicas[0].port),
@@ -163,6 +166,11 @@ def expand(value: str, variables: Mapping[str, str]) -> str:
     return re.sub(r"\$\$|\$\(([^()]*)\)", replacement, value)
 
 
+def metric_file(root: Root, job: CustomJob, replica: str) -> Path:
+    """Return the file into which a replica reports metrics: by default, all would share one."""
+    return root.jobs / ResourceName.of(job).id / f"{replica}.metrics"
+
+
 def _addresses(replicas: Sequence[Replica], pool: int) -> list[str]:
     return [f"{HOST}:{replica.port}" for replica in replicas if replica.pool == pool]
 
@@ -177,10 +185,13 @@ def _cluster_spec(
         "job_args": list(primary.args),
     }
     pools = sorted({each.pool for each in replicas})
+    work = replica.spec.container_spec or replica.spec.python_package_spec
+    trials = [item.value for item in work.env if item.name == TRIAL_ID]
     return {
         "cluster": {f"workerpool{pool}": _addresses(replicas, pool) for pool in pools},
         "environment": "cloud",
-        "task": {"type": f"workerpool{replica.pool}", "index": replica.index},
+        "task": {"type": f"workerpool{replica.pool}", "index": replica.index}
+        | ({"trial": trials[0]} if trials else {}),
         "job": json.dumps(job),
     }
 

@@ -86,7 +86,7 @@ class Runner:
         self.root = root
         self.faults = Faults(root)
         self._records = records
-        self._fetch = fetch
+        self.fetch = fetch
         self._lend = lend
         self.on_success: Callable[[CustomJob], None] = lambda _job: None  # may raise JobFailure
         self._active: dict[str, _Active] = {}
@@ -225,7 +225,7 @@ class Runner:
         workspace = prepare(
             self.root,
             job,
-            self._fetch,
+            self.fetch,
             service_log,
             lambda argv, output: self._call(job, argv, output),
         )

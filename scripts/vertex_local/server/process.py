@@ -36,6 +36,7 @@ from vertex_local.storage.objects import Objects
 from vertex_local.training.handlers import Service, register_model
 from vertex_local.training.records import Records
 from vertex_local.training.routes import application
+from vertex_local.tuning.tuner import Tuner
 
 MAX_WAITING_REQUESTS = 200  # a GET of an active job waits in a thread of its own
 
@@ -87,6 +88,7 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
         ):
             runner.recover(records)
             jobs = Runner(root, records, buckets.read, partial(_lent, passes, address))
+            tuner = Tuner(records, jobs)
             process = str(identity(os.getpid()))
             record = ServerRecord(
                 os.getpid(),
@@ -96,7 +98,7 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
                 token,
                 f"{HOST}:{ports.number(tunnel)}",
             )
-            service = Service(records, jobs, registry)
+            service = Service(records, jobs, tuner, registry)
             jobs.on_success = partial(register_model, service)
             app = _application(service, buckets.objects, ports.number(api), key, token)
             server = _Server(access.plain_http(app, lifespan="off", log_level="warning"), records)
@@ -104,8 +106,10 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
             signal.signal(signal.SIGTERM, lambda *_: None)
             try:
                 record.write(root)
+                tuner.resume()
                 server.run(sockets=[api])
             finally:
+                tuner.stop()
                 jobs.stop()
 
 

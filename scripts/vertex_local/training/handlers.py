@@ -10,7 +10,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from google.cloud.aiplatform_v1.types import CustomJob, TrainingPipeline
+from google.cloud.aiplatform_v1.types import (
+    CustomJob,
+    HyperparameterTuningJob,
+    TrainingPipeline,
+)
 
 from vertex_local import budget, config
 from vertex_local.errors import (
@@ -30,6 +34,8 @@ from vertex_local.training import log_entries, states, wire
 from vertex_local.training.filters import compile_filter
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records, Resource
+from vertex_local.tuning import options as tuning_options
+from vertex_local.tuning.tuner import Tuner
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
 
@@ -40,6 +46,7 @@ class Service:
 
     records: Records
     runner: Runner
+    tuner: Tuner
     registry: Registry
     creating: threading.Lock = field(default_factory=threading.Lock)
     answered: dict[str, float] = field(default_factory=dict)  # when each was last asked for
@@ -83,6 +90,25 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
     return job
 
 
+def create_hyperparameter_tuning_job(
+    service: Service, parent: str, body: bytes
+) -> HyperparameterTuningJob:
+    """Store a hyperparameter tuning job and start it."""
+    location = ResourceName.parse(parent)
+    search = wire.parse(HyperparameterTuningJob, body)
+    search.trials = []  # output only
+    tuning_options.check(search)
+    search.name = str(location.new("hyperparameterTuningJobs"))
+    first = CustomJob(name=search.name, job_spec=search.trial_job_spec)
+    with service.creating:
+        if limit := budget.Budget.read(service.runner.root):
+            limit.check(first, service.records.jobs(), times=search.max_trial_count)
+        service.records.add(search)
+    created = HyperparameterTuningJob(search)  # the tuner goes on with `search`
+    service.tuner.start(search)
+    return created
+
+
 def _keep(service: Service, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
     """Keep a new job, unless the root has a budget and too little of it is left."""
     with service.creating:  # two jobs at the same time must not both spend what is left
@@ -118,6 +144,9 @@ def list_resources(
     if page_token and not any(each.name == page_token for each in found):  # takes all up to it
         raise InvalidArgument(f"Invalid page token: {page_token}")
     page = list(itertools.islice(found, page_size or DEFAULT_PAGE_SIZE))
+    for each in page:
+        if isinstance(each, HyperparameterTuningJob):
+            each.trials = []  # as on Vertex AI: only `get` returns them
     return page, page[-1].name if next(found, None) is not None else ""
 
 
@@ -181,7 +210,11 @@ def cancel(service: Service, name: str) -> None:
         raise _not_found(name)
     if isinstance(resource, TrainingPipeline):
         resource = cast(CustomJob, service.records.get(wire.backing_job(resource)))
-    if not states.is_final(resource.state):
+    if states.is_final(resource.state):
+        return
+    if isinstance(resource, HyperparameterTuningJob):
+        service.tuner.cancel(resource.name)
+    else:
         service.runner.cancel(resource.name)
 
 
@@ -210,7 +243,7 @@ def list_log_entries(service: Service, body: bytes) -> list[dict[str, Any]]:
     """Return the log entries of one job."""
     expression = wire.log_filter(body)
     number = log_entries.job_of(expression)
-    for job in service.records.jobs():
+    for job in (*service.records.jobs(), *service.records.searches()):
         if ResourceName.of(job).id == number:
             return log_entries.entries(service.runner.root, job, expression)
     return []

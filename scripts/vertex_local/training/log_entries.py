@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from google.cloud.aiplatform_v1.types import CustomJob
+from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob
 
 from vertex_local.config import PROJECT, Root
 from vertex_local.errors import Unimplemented
 from vertex_local.jobs import log
 from vertex_local.training.names import ResourceName
+from vertex_local.training.records import Job
 
 # The one filter that is understood: what the gcloud command asks for.
 FILTER = re.compile(
@@ -39,21 +40,31 @@ def job_of(expression: str) -> str:
     return match["job"]
 
 
-def entries(root: Root, job: CustomJob, expression: str) -> list[dict[str, Any]]:
-    """Return a job's log entries that match the filter, in the order of time."""
+def entries(root: Root, job: Job, expression: str) -> list[dict[str, Any]]:
+    """Return a job's log entries that match the filter, in the order of time.
+
+    Those of a search include what its trials say.
+    """
     match = FILTER.fullmatch(expression.strip())
     assert match  # job_of has looked at it
     since, before = match["since"] or "", match["before"] or "9999"
     found = [
         each
-        for each in _all(root, job)
+        for each in (*_all(root, job), *_of_trials(root, job))
         if since <= each["timestamp"] < before
         and match["task"] in (None, each["resource"]["labels"]["task_name"])
     ]
     return sorted(found, key=lambda each: str(each["timestamp"]))
 
 
-def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
+def _of_trials(root: Root, job: Job) -> Iterator[dict[str, Any]]:
+    for trial in job.trials if isinstance(job, HyperparameterTuningJob) else ():
+        for entry in _all(root, CustomJob(name=trial.custom_job, start_time=trial.start_time)):
+            entry["resource"]["labels"]["job_id"] = ResourceName.of(job).id
+            yield entry | {"labels": {"ml.googleapis.com/trial_id": trial.id}}
+
+
+def _all(root: Root, job: Job) -> Iterator[dict[str, Any]]:
     folder = root.jobs / ResourceName.of(job).id
     began: dict[str, datetime] = {}
     for line in log.service_lines(folder):
@@ -67,7 +78,7 @@ def _all(root: Root, job: CustomJob) -> Iterator[dict[str, Any]]:
                 yield _entry(job, task, start + timedelta(microseconds=number), text)
 
 
-def _entry(job: CustomJob, task: str, moment: datetime, text: str) -> dict[str, Any]:
+def _entry(job: Job, task: str, moment: datetime, text: str) -> dict[str, Any]:
     stamp = _stamp(moment)
     return {
         "insertId": f"{task}-{stamp}",

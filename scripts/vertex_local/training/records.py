@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from google.cloud.aiplatform_v1.types import (
     CustomJob,
+    HyperparameterTuningJob,
     JobState,
     PipelineState,
     TrainingPipeline,
+    Trial,
 )
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,9 +26,11 @@ from vertex_local.errors import InvalidArgument
 from vertex_local.training import states, wire
 from vertex_local.training.names import ResourceName
 
-Resource: TypeAlias = "CustomJob | TrainingPipeline"
+Job: TypeAlias = "CustomJob | HyperparameterTuningJob"  # what moves from state to state by itself
+Resource: TypeAlias = "Job | TrainingPipeline"
 KINDS: dict[str, type[Resource]] = {
     "customJobs": CustomJob,
+    "hyperparameterTuningJobs": HyperparameterTuningJob,
     "trainingPipelines": TrainingPipeline,
 }
 
@@ -74,8 +78,8 @@ class Records:
         with self._changed:
             self._db.close()
 
-    def add(self, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
-        """Store a new custom job, and the training pipeline that it backs, if there is one."""
+    def add(self, job: Job, pipeline: TrainingPipeline | None = None) -> None:
+        """Store a new job, and the training pipeline that it backs, if there is one."""
         now = _now()
         job.state, job.create_time, job.update_time = states.PENDING, now, now
         if pipeline is not None:
@@ -118,13 +122,21 @@ class Records:
 
     def jobs(self, *, active: bool | None = None) -> list[CustomJob]:
         """Return the custom jobs of every region, oldest first; only (in)active ones if asked."""
+        found = self._of_kind("customJobs", active)
+        return [job for job in found if isinstance(job, CustomJob)]
+
+    def searches(self, *, active: bool | None = None) -> list[HyperparameterTuningJob]:
+        """Return the hyperparameter tuning jobs of every region, as `jobs` does."""
+        found = self._of_kind("hyperparameterTuningJobs", active)
+        return [job for job in found if isinstance(job, HyperparameterTuningJob)]
+
+    def save_trials(self, name: str, trials: Sequence[Trial]) -> None:
+        """Keep the trials of a hyperparameter tuning job as they are now."""
         with self._changed:
-            rows = self._db.execute(
-                "SELECT name, message FROM resources WHERE parent LIKE '%/customJobs' "
-                "AND active IN (?, ?) ORDER BY number",
-                (active is True, active is not False),
-            ).fetchall()
-        return [job for row in rows if isinstance(job := _load(*row), CustomJob)]
+            search, _ = self._job_and_pipeline(name)
+            search.trials = trials
+            search.update_time = _now()
+            self._store(search)
 
     def job_messages(self) -> list[bytes]:
         """Return the custom jobs of every region as they are stored, newest first."""
@@ -157,10 +169,10 @@ class Records:
         return len([_load(*row) for row in rows])
 
     def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
-        """Move a custom job, and the pipeline that it backs, to another state.
+        """Move a job, and the pipeline that it backs, to another state.
 
         Args:
-            job_name: full name of the custom job.
+            job_name: full name of the custom job or hyperparameter tuning job.
             state: the new state; the move must be allowed (see `states.MOVES`).
             error: for a job that ends badly, the message that its owner reads.
             code: for a job that ends badly, the google.rpc code.
@@ -191,11 +203,13 @@ class Records:
                     resource.labels[label] = str(int(resource.labels.get(label, "0")) + 1)
             self._store(job, pipeline)
 
-    def _job_and_pipeline(self, job_name: str) -> tuple[CustomJob, TrainingPipeline | None]:
+    def _job_and_pipeline(self, job_name: str) -> tuple[Job, TrainingPipeline | None]:
         query = "SELECT message, pipeline FROM resources WHERE name = ?"
         message, pipeline_name = self._row(query, job_name)
         row = self._row("SELECT message FROM resources WHERE name = ?", pipeline_name or "")
-        return CustomJob.deserialize(message), TrainingPipeline.deserialize(row[0]) if row else None
+        job = _load(job_name, message)
+        assert not isinstance(job, TrainingPipeline)
+        return job, TrainingPipeline.deserialize(row[0]) if row else None
 
     def _store(self, *resources: Resource | None) -> None:
         """Replace what is kept of some resources, all in one step."""
@@ -228,6 +242,15 @@ class Records:
 
             self._changed.wait_for(answer, timeout=seconds)
             return self.get(name)
+
+    def _of_kind(self, kind: str, active: bool | None) -> list[Resource]:
+        with self._changed:
+            rows = self._db.execute(
+                "SELECT name, message FROM resources WHERE parent LIKE ? AND active IN (?, ?) "
+                "ORDER BY number",
+                (f"%/{kind}", active is True, active is not False),
+            ).fetchall()
+        return [_load(*row) for row in rows]
 
     def _row(self, query: str, *values: str) -> tuple[Any, ...]:
         row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
@@ -262,7 +285,7 @@ def _now() -> Timestamp:
     return now
 
 
-def _enter(job: CustomJob, state: JobState, error: str, code: int) -> None:
+def _enter(job: Job, state: JobState, error: str, code: int) -> None:
     job.state, job.update_time = state, _now()
     if state == states.RUNNING:
         job.start_time = job.update_time
@@ -272,7 +295,7 @@ def _enter(job: CustomJob, state: JobState, error: str, code: int) -> None:
         job.error = Status(code=code, message=error)
 
 
-def _mirror(job: CustomJob, pipeline: TrainingPipeline) -> None:
+def _mirror(job: Job, pipeline: TrainingPipeline) -> None:
     """Give the pipeline the state, times and error of the custom job that runs it."""
     pipeline.training_task_metadata = wire.pipeline_metadata(job.name)
     pipeline.state = PipelineState(job.state.value)

@@ -28,10 +28,10 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 # that Google knows and local mode does not. Others would be refused by Google as well.
 FORM = frozenset({"$alt", "alt", "key", "prettyPrint", "$prettyPrint", "quotaUser", "$.xgafv"})
 REFUSED_PARAMETERS = frozenset({"fields", "$fields", "readMask", "callback"})
-KINDS = ("trainingPipelines", "customJobs")
 CREATORS = {
     "trainingPipelines": handlers.create_training_pipeline,
     "customJobs": handlers.create_custom_job,
+    "hyperparameterTuningJobs": handlers.create_hyperparameter_tuning_job,
 }
 
 # Operations on models and TensorBoard instances, with the query parameters that they take.
@@ -59,7 +59,7 @@ def application(service: Service) -> Starlette:
         service: what the handlers work on.
     """
     routes = []
-    for kind in KINDS:
+    for kind in CREATORS:
         routes += [
             Route(f"{PARENT}/{kind}", create, methods=["POST"]),
             Route(f"{PARENT}/{kind}", list_kind, methods=["GET"]),
@@ -82,10 +82,6 @@ def application(service: Service) -> Starlette:
         ]
         # What these resources can do besides on Vertex AI.
         routes.append(Route(f"{PARENT}/{kind}/{{rest:path}}", refuse, methods=METHODS))
-    # There are none here; but tools may ask.
-    tuning = f"{PARENT}/hyperparameterTuningJobs"
-    routes.append(Route(tuning, list_kind, methods=["GET"]))
-    routes += [Route(path, refuse, methods=METHODS) for path in (tuning, tuning + "/{id}")]
     app = Starlette(
         routes=routes,
         exception_handlers={
