@@ -1,31 +1,34 @@
 r"""Train a small neural network on a table of numbers: on a laptop, or as a Vertex AI job.
 
-    # data in local files, results in the folder run
+    # the results go to the folder run; any name may also begin with gs://BUCKET/ or /gcs/BUCKET/
     python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run
-    # data and results in Cloud Storage (first: pip install google-cloud-storage)
-    python scripts/train_nn.py --train gs://BUCKET/train_data.npz --val gs://BUCKET/val_data.npz \
-        --model_out gs://BUCKET/run
-    # with checkpoints: after an interruption the same command resumes (--resume insists on it)
+    # with checkpoints: after an interruption, the same command resumes (--resume insists on it)
     python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run \
         --checkpoint_dir checkpoints --checkpoint_every 10
     # two processes that share the work
-    torchrun --nproc_per_node 2 scripts/train_nn.py --train train_data.npz --val val_data.npz \
-        --model_out run
+    torchrun --nproc_per_node 2 scripts/train_nn.py --train train_data.npz --val val_data.npz
     # is a finished run folder complete and unchanged?
     python scripts/train_nn.py --verify run
 
 A run leaves four files side by side: model.pt (weights), eval_history.csv (a line per epoch),
 training.log (everything printed) and, written last as the sign of a complete run, metrics.json.
 Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input; 3 the loss became
-NaN or infinite; 143 stopped by SIGTERM.
+NaN or infinite; 130 interrupted; 143 stopped by SIGTERM.
 
-Reproducible: on a CPU, the same data, settings, seed and machine give the same bytes of weights
-and history (apart from the seconds), with any number of threads. A GPU, another processor, more
-processes or another version of PyTorch adds numbers up in another order: training starts from the
-same weights, but the last digits of the results differ. A GPU may not even repeat its own.
+On a CPU, the same data, settings, seed and machine give the same bytes of weights and history
+(apart from the seconds). A GPU, another processor, more processes or another PyTorch adds numbers
+up in another order, so the last digits differ.
 """
 
 from __future__ import annotations
+
+import os
+import signal
+import sys
+
+if __name__ == "__main__":  # a signal during the imports, which take seconds, ends with a line
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: sys.exit(f"ERROR: stopped by signal {n} at the start"))
 
 import argparse
 import contextlib
@@ -36,18 +39,16 @@ import io
 import json
 import logging
 import math
-import os
 import platform
 import re
 import shlex
-import signal
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from posixpath import join  # also for gs://, which pathlib would make gs:/
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ class Stop(Exception):
     """Ends the run with one sentence and an exit code; 2 means bad input."""
 
     def __init__(self, sentence: str, exit_code: int = 2) -> None:
-        super().__init__(sentence)
+        short = sentence if len(sentence) < 1000 else f"{sentence[:600]} ... {sentence[-300:]}"
+        super().__init__(short.replace("\n", " "))
         self.exit_code = exit_code
 
 
@@ -74,53 +76,78 @@ class Absent(Stop):
 
 
 def require(fine: object, sentence: str) -> None:
+    """Stop with this sentence unless all is fine."""
     if not fine:
         raise Stop(sentence)
 
 
 # ------------------------------------------------------------------------------ settings
-SETTINGS = ("learning_rate", "patience", "min_delta", "batch_size", "seed")  # what a run depends on
+LIMITS = {"learning_rate": (1e-30, 1e30), "min_delta": (0, 1e30), "seed": (0, 2**63 - 1)}
+LIMITS |= {"epochs": (1, 10**9), "patience": (0, 10**9), "batch_size": (0, 10**9)}
+LIMITS |= {"checkpoint_every": (0, 10**9)}
+
+
+def whole(text: str) -> int:
+    """Read a whole number, also as a tuning service writes it: 128.0 or 1e2."""
+    for read in (int, float):
+        with contextlib.suppress(ValueError, OverflowError):
+            if read(text) == int(read(text)):
+                return int(read(text))
+    raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:50]}")
+
+
+def yes_no(text: str) -> bool:
+    """Read true or false, also as a tuning service writes it: True or 1.0."""
+    answers = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if text.lower() in answers:
+        return answers[text.lower()]
+    raise argparse.ArgumentTypeError(f"must be true or false, not {text[:50]}")
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    show_defaults, yes_no = argparse.ArgumentDefaultsHelpFormatter, argparse.BooleanOptionalAction
+    """Read the command line; --learning-rate is --learning_rate, and the last of two wins."""
+    show_defaults = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(formatter_class=show_defaults, allow_abbrev=False)
+    switch: Any = {"type": yes_no, "nargs": "?", "const": True, "metavar": "true|false"}
+    folder = os.environ.get("AIP_MODEL_DIR") or "."
+    saved = os.environ.get("AIP_CHECKPOINT_DIR") or None
 
-    def option(name: str, default: Any, text: str, **how: Any) -> None:
-        if "action" not in how:
-            how["type"] = str if default is None else type(default)
-        parser.add_argument(f"--{name}", default=default, help=text, **how)
+    add = parser.add_argument_group("data and results").add_argument
+    add("--train", help=".npz with X_train and y_train: a path, gs://... or /gcs/...")
+    add("--val", help=".npz with X_val and y_val")
+    add("--model_out", default=folder, help="folder for the results; AIP_MODEL_DIR if not given")
+    add("--verify", help="folder of a finished run: check its files, train nothing")
 
-    folder, saved = os.environ.get("AIP_MODEL_DIR") or ".", os.environ.get("AIP_CHECKPOINT_DIR")
-    option("train", None, ".npz with X_train and y_train: a path, gs://... or /gcs/...")
-    option("val", None, ".npz with X_val and y_val")
-    option("model_out", folder, "folder for the results; AIP_MODEL_DIR if not given")
-    option("epochs", 500, "passes over the training data, at most")
-    option("learning_rate", 0.001, "size of a step")
-    option("patience", 50, "stop after so many epochs without progress; 0: never")
-    option("min_delta", 0.0, "progress: a validation loss lower by more than this")
-    option("restore_best", True, "save the weights of the best epoch, not the last", action=yes_no)
-    option("batch_size", 0, "rows in a step; 0: all rows")
-    option("seed", 42, "where all random numbers start")
-    option("device", "auto", "auto, cpu, cuda or cuda:N")
-    option("checkpoint_dir", saved, "save and resume here; AIP_CHECKPOINT_DIR if not given")
-    option("checkpoint_every", 0, "epochs between checkpoints; 0: one a minute")
-    option("resume", False, "fail if there is no checkpoint", action="store_true")
-    option("quiet", False, "print only warnings and errors", action="store_true")
-    option("verify", None, "folder of a finished run: check its files, train nothing")
-    # --learning-rate is --learning_rate, and --no_restore_best is --no-restore_best
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=whole, default=500, help="passes over the training data, at most")
+    add("--learning_rate", type=float, default=0.001, help="size of a step")
+    add("--batch_size", type=whole, default=0, help="rows in a step; 0: all rows")
+    add("--patience", type=whole, default=50, help="stop so long after an improvement; 0: never")
+    add("--min_delta", type=float, default=0.0, help="smallest drop of val_loss that counts as one")
+    add("--restore_best", default=True, help="save the weights of the best epoch", **switch)
+    add("--no_restore_best", dest="restore_best", action="store_false", help="of the last epoch")
+    add("--seed", type=whole, default=42, help="where all random numbers start")
+
+    add = parser.add_argument_group("system").add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", default="fp32", choices=["fp32", "bf16"], help="fp32 is without TF32")
+    add("--checkpoint_dir", default=saved, help="save and resume here; else AIP_CHECKPOINT_DIR")
+    add("--checkpoint_every", type=whole, default=0, help="epochs between them; 0: one a minute")
+    add("--resume", default=False, help="fail if there is no checkpoint", **switch)
+    add("--quiet", default=False, help="print only warnings and errors", **switch)
     argv = [re.sub("^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), arg) for arg in argv]
-    return parser.parse_args([re.sub("^--no_", "--no-", arg) for arg in argv])
+    return parser.parse_args(argv)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Apart from parse_args, so that these complaints reach training.log."""
+def check_settings(args: argparse.Namespace) -> None:
+    """Refuse bad values; not in parse_args, so that the complaint reaches training.log."""
     require(args.train and args.val, "--train and --val are required; --help shows all options")
-    for name, value in vars(args).items():
-        if type(value) in (int, float):
-            low = 1 if name == "epochs" else 0
-            require(low <= value < 2**63, f"--{name} must be {low} or more, not {value}")  # nor NaN
-    require(args.learning_rate > 0, f"--learning_rate must be above 0, not {args.learning_rate}")
+    for name, (low, high) in LIMITS.items():
+        value = getattr(args, name)
+        require(low <= value <= high, f"--{name} must be from {low} to {high}, not {value}")
+    check_place("--train", args.train, "OBJECT")
+    check_place("--val", args.val, "OBJECT")
+    check_place("--checkpoint_dir", "." if args.checkpoint_dir is None else args.checkpoint_dir)
     require(args.checkpoint_dir or not args.resume, "--resume needs --checkpoint_dir")
 
 
@@ -133,121 +160,133 @@ HINTS = {  # by name: Google's classes are not imported before they are needed
     "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
     "DefaultCredentialsError": f"no credentials: {LOGIN}",
     "RefreshError": f"the credentials are not accepted: {LOGIN}",
+    "RetryError": "Cloud Storage cannot be reached",
     "ModuleNotFoundError": "run `pip install google-cloud-storage`",
+    "RecursionError": "the path has too many parts",
 }
 
 
-@contextlib.contextmanager
-def explained(action: str, uri: str) -> Iterator[None]:
-    """Turn what files and Cloud Storage raise into one sentence."""
+def check_place(option: str, uri: str, kind: str = "FOLDER") -> None:
+    """Refuse all but paths and Cloud Storage: gs:/b would be a folder that ends with the job."""
+    if bucket := re.match("(?:gs://|/gcs(?:/|$))([^/]*)/*(.*)", uri):
+        name = re.fullmatch("[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket[1]) and uri.isprintable()
+        fine = bool(name) and (kind == "FOLDER" or (bucket[2] != "" and uri[-1] != "/"))
+    else:
+        scheme = re.search("[^/]{2,}:/|^(gs|gcs|s3):", uri.strip(), re.IGNORECASE)
+        fine = uri.strip() != "" and not scheme
+    require(fine, f"{option} {uri!r} must be a path, /gcs/BUCKET/{kind} or gs://BUCKET/{kind}")
+
+
+@functools.lru_cache
+def gcs_client() -> Any:
+    """Log in to Cloud Storage; not imported where all files are local."""
+    from google.cloud import storage
+
+    return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
+
+
+def access(action: str, uri: str, data: bytes = b"", patience: float = 20) -> Any:
+    """Read, write or remove a whole file or object; wait `patience` seconds for Cloud Storage.
+
+    Raises Stop with one sentence, and Absent if there is no such file or object.
+    """
     try:
-        yield
+        if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
+            uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
+        if not uri.startswith("gs://"):
+            return access_file(action, uri, data)
+        bucket, _, name = uri[len("gs://") :].partition("/")
+        blob = gcs_client().bucket(bucket).blob(name)
+        retry = importlib.import_module("google.cloud.storage.retry").DEFAULT_RETRY
+        limits = {"retry": retry.with_timeout(patience), "timeout": min(60, patience)}
+        if action == "write":
+            return blob.upload_from_string(data, "application/octet-stream", **limits)
+        return (blob.download_as_bytes if action == "read" else blob.delete)(**limits)
     except Exception as error:
         name = type(error).__name__
         hint = HINTS.get(name) or getattr(error, "strerror", None)
-        if not hint and not type(error).__module__.startswith(("google.", "requests.")):
+        if not hint and not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
             raise
         kind = Absent if name in ("NotFound", "FileNotFoundError", "NotADirectoryError") else Stop
         raise kind(f"cannot {action} {uri}: {hint or repr(error)}") from error
 
 
-def join(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}"  # pathlib would turn gs://b into gs:/b
-
-
-@functools.lru_cache
-def gcs_client() -> Any:
-    with warnings.catch_warnings():  # of an image's old Python, which a job cannot change
-        warnings.simplefilter("ignore", FutureWarning)
-        from google.cloud import storage  # slow to import, and local files do not need it
-
-    return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
-
-
-def gcs_blob(uri: str) -> Any | None:
-    """The object in Cloud Storage that is meant, or None for a local file."""
-    if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
-        uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
-    if not uri.startswith("gs://"):
-        return None
-    bucket, _, name = uri[len("gs://") :].partition("/")
-    require(bucket and name and name[-1] != "/", f"{uri} is not of the form gs://BUCKET/OBJECT")
-    return gcs_client().bucket(bucket).blob(name)
-
-
-def read_bytes(uri: str) -> bytes:
-    with explained("read", uri):
-        if blob := gcs_blob(uri):
-            return bytes(blob.download_as_bytes())
-        with open(uri, "rb") as file:
+def access_file(action: str, path: str, data: bytes) -> bytes:
+    """The same for a local file. Whoever reads while it is written sees the old or the new one."""
+    if action == "read":
+        with open(path, "rb") as file:
             return file.read()
-
-
-def write_bytes(uri: str, data: bytes) -> None:
-    """Write the whole file or nothing: whoever reads it sees the old file or the new one."""
-    with explained("write", uri):
-        if blob := gcs_blob(uri):
-            from google.cloud.storage.retry import DEFAULT_RETRY
-
-            # To send it again is safe: there is one writer, and it always sends all of the content.
-            blob.upload_from_string(data, "application/octet-stream", retry=DEFAULT_RETRY)
-            return
-        os.makedirs(os.path.dirname(uri) or ".", exist_ok=True)
-        try:
-            with open(uri + ".part", "wb") as file:
-                file.write(data)
-            os.replace(uri + ".part", uri)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.remove(uri + ".part")
-            raise
+    if action == "remove":
+        os.remove(path)
+        return b""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    try:
+        with open(path + ".part", "wb") as file:
+            file.write(data)
+        os.replace(path + ".part", path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(path + ".part")
+        raise
+    return data
 
 
 def remove_results(folder: str) -> None:
-    for name in ("metrics.json", "model.pt", "eval_history.csv"):  # first the sign of a whole run
-        uri = join(folder, name)
-        with contextlib.suppress(Absent), explained("remove", uri):
-            blob = gcs_blob(uri)
-            blob.delete() if blob else os.remove(uri)
+    """Remove what an earlier run left: first the file that says it is complete."""
+    for name in ("metrics.json", "model.pt", "eval_history.csv"):
+        with contextlib.suppress(Absent):
+            access("remove", join(folder, name))
 
 
 class RunLog(logging.Handler):
-    """Results to stdout, warnings and errors to stderr, and all of it to training.log."""
+    """Prints lines, and keeps all of them in training.log. No failure to print ends a training.
+
+    Warnings and errors go to stderr, the rest to stdout: Cloud Logging takes stderr for errors.
+    """
 
     def __init__(self, quiet: bool) -> None:
         super().__init__()
-        self.shown, self.uri = logging.WARNING if quiet else logging.INFO, ""
-        self.text, self.saved, self.saved_at, self.closed = "", "", -math.inf, False
-        logging.basicConfig(handlers=[self], format="%(message)s", force=True)
+        self.shown = logging.WARNING if quiet else logging.INFO
+        self.uri = ""
+        self.text = ""
+        self.saved = ""
+        self.saved_at = -math.inf
+        logging.basicConfig(handlers=[self], format="%(message)s", level=logging.INFO, force=True)
         logging.captureWarnings(True)
         log.setLevel(logging.DEBUG)
+        warnings.simplefilter("ignore", FutureWarning)  # Google's, of an image's old Python
 
     def emit(self, record: logging.LogRecord) -> None:
-        text, warning = self.format(record), record.levelno >= logging.WARNING
-        self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {text}\n"
-        if record.levelno >= self.shown:
+        """Print and keep a line; now and then save all, for a job that is killed."""
+        with contextlib.suppress(Exception):
+            text = self.format(record)
+            self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {text}\n"
+            warning = record.levelno >= logging.WARNING
             stream = sys.stderr if warning else sys.stdout
-            print(f"{record.levelname}: {text}" if warning else text, file=stream, flush=True)
-        # An object in a bucket can only be replaced as a whole: so not for every line, but often
-        # enough that a job that is killed leaves its last lines.
-        pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", "/gcs/")) else 0
-        if time.monotonic() > self.saved_at + pause:
-            with contextlib.suppress(Stop):  # the results cannot be written either, and will tell
-                self.save()
+            if record.levelno >= self.shown and stream:
+                line = f"{record.levelname}: {text}" if warning else text
+                line = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
+                with contextlib.suppress(OSError, ValueError):  # `| head -1`, or a full disk
+                    print(line, file=stream, flush=True)
+            # An object can only be replaced as a whole: not for every line.
+            pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", GCS_MOUNT)) else 0
+            if time.monotonic() > self.saved_at + pause:
+                self.save(patience=10)
 
-    def save(self) -> bytes:
-        # The time first: a warning of Google's client while it writes must not come back here.
-        text, self.saved_at = self.text, time.monotonic()
-        if self.uri and text != self.saved and not self.closed:
-            write_bytes(self.uri, text.encode())
+    def save(self, patience: float = 20) -> bytes:
+        """Write training.log if it has news, and return its content."""
+        text = self.text
+        self.saved_at = time.monotonic()  # now: a warning while it is written comes back to emit
+        if self.uri and text != self.saved:
+            access("write", self.uri, text.encode(errors="backslashreplace"), patience)
             self.saved = text
-        return text.encode()
+        return text.encode(errors="backslashreplace")
 
 
 # ------------------------------------------------------------------------------ data
 @dataclass
 class Table:
-    """One data file, checked: features x [n, k] and labels y [n], both float32."""
+    """A checked data file: features x [rows, features] and labels y [rows], both float32."""
 
     x: Tensor
     y: Tensor
@@ -255,7 +294,8 @@ class Table:
     sha256: str
 
 
-def as_float32(array: Any, what: str, names: Sequence[str] = ()) -> Tensor:
+def as_float32(array: Any, what: str, names: Any = ()) -> Tensor:
+    """Convert an array of finite numbers; `names` are those of its columns."""
     require(array.dtype.kind in "biuf", f"{what} must hold numbers, but its type is {array.dtype}")
     require(array.size > 0, f"{what} is empty: its shape is {array.shape}")
     if array.dtype != np.float32:
@@ -264,56 +304,78 @@ def as_float32(array: Any, what: str, names: Sequence[str] = ()) -> Tensor:
             array = array.astype(np.float32)
     finite = np.isfinite(array)
     if not finite.all():
-        row, *column = np.argwhere(~finite)[0]
+        row, *column = map(int, np.unravel_index(np.argmin(finite), finite.shape))
         place = f"row {row}" + "".join(f", column {i} ({names[i]})" for i in column)
         raise Stop(f"{what} holds {np.sum(~finite)} NaN or infinite values, the first in {place}")
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def load(uri: str, part: str, device: torch.device) -> Table:
-    """Read X_<part> and y_<part>, and check them before any training starts."""
-    data, x_key, y_key = read_bytes(uri), f"X_{part}", f"y_{part}"
+def load_table(uri: str, part: str, device: torch.device) -> Table:
+    """Read X_<part>, y_<part> and feature_names, and check all before any training starts."""
+    data = access("read", uri)
     require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
+    keys = (f"X_{part}", f"y_{part}", "feature_names")
     try:
         # allow_pickle=False: a pickled file can run any program when it is opened.
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             held = ", ".join(file.files)
-            found = {key: file[key] for key in (x_key, y_key, "feature_names") if key in file}
+            found = [file[key] for key in keys if key in file.files]
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes numpy raise errors of many kinds
         pickled = "allow_pickle" in str(error)
         why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
         raise Stop(f"cannot read {uri}: {why} ({error})") from error
-    require({x_key, y_key} <= found.keys(), f"{uri} must hold {x_key} and {y_key}; it holds {held}")
-    x, y, sha256 = found[x_key], found[y_key], hashlib.sha256(data).hexdigest()
-    shapes = f"{uri}: {x_key} has shape {x.shape} and {y_key} {y.shape}"
+    both = keys[0] in held.split(", ") and keys[1] in held.split(", ")
+    require(both, f"{uri} must hold {keys[0]} and {keys[1]}; it holds {held}")
+    for key, array in zip(keys, found, strict=False):
+        require(isinstance(array, np.ndarray), f"{key} in {uri} is no array: save it with np.savez")
+    x, y = found[:2]
+    shapes = f"{uri}: {keys[0]} has shape {x.shape} and {keys[1]} {y.shape}"
     require(x.ndim == 2 and y.ndim == 1, f"{shapes}, but must be [rows, features] and [rows]")
     require(len(x) == len(y), f"{shapes}: the numbers of rows differ")
-    names = [str(n) for n in found.get("feature_names", [f"x{i}" for i in range(x.shape[1])])]
-    require(len(names) == x.shape[1], f"{shapes}, but there are {len(names)} feature_names")
-    features, labels = as_float32(x, f"{x_key} in {uri}", names), as_float32(y, f"{y_key} in {uri}")
+    names = found[2] if len(found) > 2 else np.array([f"x{i}" for i in range(x.shape[1])])
+    text = f"{shapes}, but there are {names.size} feature_names, of shape {names.shape}"
+    require(names.shape == x.shape[1:], text)
+    if names.dtype.kind == "S":  # bytes
+        names = np.char.decode(names, "utf-8", "backslashreplace")
+    features = as_float32(x, f"{keys[0]} in {uri}", names)
+    labels = as_float32(y, f"{keys[1]} in {uri}")
     for row in torch.nonzero((labels != 0) & (labels != 1))[:1, 0].tolist():
-        raise Stop(f"{y_key} in {uri} must hold 0 and 1 only, but row {row} holds {labels[row]:g}")
-    return Table(features.to(device), labels.to(device), names, sha256)
+        raise Stop(
+            f"{keys[1]} in {uri} must hold 0 and 1 only, but row {row} holds {labels[row]:g}"
+        )
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Table(features.to(device), labels.to(device), [str(name) for name in names], sha256)
 
 
-def load_both(args: argparse.Namespace, device: torch.device) -> tuple[Table, Table]:
-    train, val = load(args.train, "train", device), load(args.val, "val", device)
-    (rows, width), (val_rows, val_width) = train.x.shape, val.x.shape
-    require(width == val_width, f"{args.train} has {width} features, but {args.val} {val_width}")
-    text = f"the feature_names differ: {train.names} in {args.train}, {val.names} in {args.val}"
-    require(train.names == val.names, text)
+def load_data(args: argparse.Namespace, device: torch.device) -> tuple[Table, Table]:
+    """Load the training and the validation data, which must have the same features."""
+    train = load_table(args.train, "train", device)
+    val = load_table(args.val, "val", device)
+    widths = f"{args.train} has {len(train.names)} features, but {args.val} {len(val.names)}"
+    require(len(train.names) == len(val.names), widths)
+    for i, (name, other) in enumerate(zip(train.names, val.names, strict=True)):
+        found = f"{name[:90]!r} in {args.train}, but {other[:90]!r} in {args.val}"
+        require(name == other, f"the feature_names differ: column {i} is {found}")
     if train.y.min() == train.y.max():
         log.warning("all labels in %s are %d: nothing can be learned", args.train, train.y[0])
-    log.info("%d training rows, %d validation rows, %d features", rows, val_rows, width)
+    sizes = (len(train.y), len(val.y), len(train.names))
+    log.info("%d training rows, %d validation rows, %d features", *sizes)
     return train, val
 
 
 # ------------------------------------------------------------------------------ model
 def build_model(n_features: int) -> nn.Sequential:
     """From features [n, n_features] to logits [n]; torch.sigmoid(logits) are probabilities."""
-    first, second, last = nn.Linear(n_features, 64), nn.Linear(64, 32), nn.Linear(32, 1)
-    relu = functools.partial(nn.ReLU, inplace=True)  # so that more of the numbers fit into a cache
-    return nn.Sequential(first, relu(), second, relu(), last, nn.Flatten(0))
+    return nn.Sequential(
+        nn.Linear(n_features, 64),
+        nn.ReLU(inplace=True),  # in place: more of the numbers fit into a cache
+        nn.Linear(64, 32),
+        nn.ReLU(inplace=True),
+        nn.Linear(32, 1),
+        nn.Flatten(0),
+    )
 
 
 # Takes logits: right even where a sigmoid rounds to 0 or 1 and its logarithm would be infinite.
@@ -321,24 +383,40 @@ criterion = nn.BCEWithLogitsLoss(reduction="sum")
 
 
 class Adam:
-    """torch.optim.Adam, called as a function: in your own work take the class.
+    """Stands in for torch.optim.Adam, and computes the same.
 
-    Both compute the same. But the first optimizer object of a process imports PyTorch's compiler,
-    which takes longer than this training.
+    The first optimizer that a process makes imports PyTorch's compiler: 2 to 3 s, for a training
+    that takes less than one. In your own script use torch.optim.Adam: it has the same methods.
     """
 
-    def __init__(self, model: nn.Module, learning_rate: float) -> None:
-        self.learning_rate, self.parameters = learning_rate, list(model.parameters())
-        # One vector, of which the parameters are views: all weights are copied or saved at once.
-        self.weights = parameters_to_vector(self.parameters).detach()
-        vector_to_parameters(self.weights, self.parameters)
-        self.mean, self.square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        self.steps = self.weights.new_zeros(())
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        self.lr = lr
+        self.parameters = list(parameters)
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
 
-    def step(self, gradient: Tensor) -> None:
-        usual = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-        usual |= {"lr": self.learning_rate, "amsgrad": False, "maximize": False, "fused": True}
-        adam([self.weights], [gradient], [self.mean], [self.square], [], [self.steps], **usual)
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        gradients = [parameter.grad for parameter in self.parameters]
+        usual: Any = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+        usual |= {"lr": self.lr, "amsgrad": False, "maximize": False, "fused": True}
+        adam(self.parameters, gradients, self.means, self.squares, [], self.steps, **usual)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        means = parameters_to_vector(self.means)  # a checkpoint of few tensors is saved faster
+        squares = parameters_to_vector(self.squares)
+        return {"means": means, "squares": squares, "steps": torch.stack(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        device = self.steps[0].device
+        vector_to_parameters(state["means"].to(device), self.means)
+        vector_to_parameters(state["squares"].to(device), self.squares)
+        self.steps = list(state["steps"].to(device))
 
 
 @dataclass
@@ -353,260 +431,411 @@ class EarlyStopping:
     waited: int = 0
 
     def is_best(self, epoch: int, loss: float) -> bool:
-        progress = loss < self.loss_to_beat - self.min_delta
-        self.waited = 0 if progress else self.waited + 1
-        self.loss_to_beat = loss if progress else self.loss_to_beat
+        """Take note of an epoch. Small steps that add up to min_delta are an improvement, too."""
+        self.waited += 1
+        if loss < self.loss_to_beat - self.min_delta:
+            self.loss_to_beat = loss
+            self.waited = 0
         if loss < self.best_loss:
-            self.best_epoch, self.best_loss = epoch, loss
+            self.best_loss = loss
+            self.best_epoch = epoch
         return epoch == self.best_epoch
 
     def should_stop(self) -> bool:
         return 0 < self.patience <= self.waited
 
 
-# ------------------------------------------------------------------------------ several processes
-def read_cluster_spec() -> None:
-    """Vertex AI lists a job's machines here; its PyTorch image has these variables set already."""
-    if spec := json.loads(os.environ.get("CLUSTER_SPEC") or "{}"):
-        first, others = (spec["cluster"].get(f"workerpool{i}", []) for i in (0, 1))
-        address, _, port = first[0].partition(":")
-        rank = spec["task"]["index"] + (len(first) if spec["task"]["type"] == "workerpool1" else 0)
-        found = {"MASTER_ADDR": address, "MASTER_PORT": port or "2222", "RANK": str(rank)}
-        for name, value in {**found, "WORLD_SIZE": str(len(first) + len(others))}.items():
-            os.environ.setdefault(name, value)
+# ------------------------------------------------------------------------------ processes
+def read_environment() -> tuple[int, int]:
+    """Return this process's rank, and how many processes share the work.
+
+    torchrun and Vertex AI's PyTorch images set four variables. Where one is missing, it is
+    computed from CLUSTER_SPEC, in which Vertex AI lists a job's machines.
+    """
+    env = os.environ
+    names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    seen = {name: env[name] for name in (*names, "LOCAL_RANK", "CLUSTER_SPEC") if name in env}
+    try:
+        if (spec := json.loads(env.get("CLUSTER_SPEC") or "{}")) != {}:
+            first = spec["cluster"]["workerpool0"]
+            machines = first + spec["cluster"].get("workerpool1", [])
+            start = {"workerpool0": 0, "workerpool1": len(first)}[spec["task"]["type"]]
+            address, _, port = machines[0].partition(":")
+            found = (len(machines), start + spec["task"]["index"], address, port or 2222)
+            env.update({k: str(v) for k, v in zip(names, found, strict=True) if not env.get(k)})
+        world = int(env.get("WORLD_SIZE") or 1)
+        if world == 1:
+            if seen and not (seen.get("WORLD_SIZE") or seen.get("CLUSTER_SPEC")):
+                log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
+                env.pop("LOCAL_RANK", None)
+            return 0, 1
+        missing = [name for name in names if not env.get(name)]
+        require(not missing, f"WORLD_SIZE is {world}, but {missing} is not set")
+        rank = range(world).index(int(env["RANK"]))
+        range(1, 2**16).index(int(env["MASTER_PORT"]))
+        int(env.get("LOCAL_RANK") or 0)
+        return rank, world
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        text = f"cannot tell from {seen} which processes share the work ({error!r})"
+        raise Stop(f"{text}: correct or unset these variables") from error
 
 
-def launch(argv: Sequence[str], processes: int) -> int:
+def launch(argv: Sequence[str], gpus: int, machines: int) -> int:
     """Start this script once for each GPU of this machine, with torch's own launcher, torchrun."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    where = ["--standalone"]
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        names = {"nnodes": "WORLD_SIZE", "node_rank": "RANK"}
-        names |= {"master_addr": "MASTER_ADDR", "master_port": "MASTER_PORT"}
-        where = [f"--{option}={os.environ[name]}" for option, name in names.items()]
+    where = "--standalone"
+    if machines > 1:
+        where = "--nnodes={WORLD_SIZE} --node_rank={RANK}".format(**os.environ)
+        where += " --master_addr={MASTER_ADDR} --master_port={MASTER_PORT}".format(**os.environ)
     try:
-        torchrun([*where, f"--nproc_per_node={processes}", __file__, *argv])
+        torchrun([*where.split(), f"--nproc_per_node={gpus}", __file__, *argv])
         return 0
     except ChildFailedError as error:
         return int(error.get_first_failure()[1].exitcode)
-    except SignalException:
-        return 143
+    except SignalException as error:
+        return 128 + int(error.sigval)
 
 
-def choose_device(name: str) -> torch.device:
-    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), f"unknown --device {name}: see --help")
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """Return the CPU, or this process's GPU."""
+    name = args.device
     gpus = torch.cuda.device_count()
+    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), f"unknown --device {name}: see --help")
     if name == "cpu" or (name == "auto" and not gpus):
         return torch.device("cpu")
-    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK") or 0)
     require(index < gpus, f"--device {name}: this machine has {gpus} CUDA devices")
     torch.cuda.set_device(index)
+    torch.set_float32_matmul_precision("highest")  # no TF32: it rounds float32 to 10 bits
+    able = torch.cuda.get_device_capability(index) >= (8, 0)
+    require(able or args.precision != "bf16", "--precision bf16: this GPU is too old for it")
     return torch.device("cuda", index)
 
 
 # ------------------------------------------------------------------------------ training
-class Trainer:
-    """All that changes while training goes on, and one epoch of it."""
+METRICS = ("train_loss", "val_loss", "val_accuracy")
+SETTINGS = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
+
+
+class Run:
+    """What changes while training goes on, and the data it learns from."""
 
     def __init__(self, args: argparse.Namespace, train: Table, val: Table) -> None:
-        self.args, self.train, self.val, self.device = args, train, val, train.x.device
+        self.args = args
+        self.train = train
+        self.val = val
+        self.device = train.x.device
         torch.manual_seed(args.seed)
-        self.model = build_model(train.x.shape[1])  # on the CPU: the same weights on all devices
-        self.adam = Adam(self.model.to(self.device), args.learning_rate)
-        self.best_weights = self.adam.weights.clone()
-        self.vectors = [self.adam.weights, self.adam.mean, self.adam.square, self.best_weights]
+        self.model = build_model(train.x.shape[1])  # on the CPU: the same weights for all devices
+        self.model.to(self.device)
+        self.optimizer = Adam(self.model.parameters(), lr=args.learning_rate)
+        self.best_weights = self.weights()
         self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
         self.stopping = EarlyStopping(args.patience, args.min_delta)
-        self.history: list[list[float]] = []  # of each epoch: two losses, accuracy, seconds
+        self.history: list[list[float]] = []  # of each epoch: METRICS and seconds
         self.made_with = {f"--{name}": getattr(args, name) for name in SETTINGS}
         self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
-        self.made_with |= {"the device": self.device.type}
-        self.pool = ThreadPoolExecutor(torch.get_num_threads())
-        torch.set_num_threads(1)  # see sums(); nor must processes crowd the cores of a machine
-        self.rank, self.processes, self.turn = 0, 1, 0
+        self.made_with |= {"the device": self.device.type, "--precision": args.precision}
+        self.turn = 0  # of the two checkpoints
+        self.autocast: Any = contextlib.nullcontext()
+        if args.precision == "bf16":
+            self.autocast = torch.autocast(self.device.type, torch.bfloat16)
+        # So small a network gains nothing from threads. Leave this line out for a large one.
+        torch.set_num_threads(1)
+        self.rank = 0
+        self.processes = 1
+        self.shared_model: nn.Module = self.model
         if dist.is_initialized():
-            self.rank, self.processes = dist.get_rank(), dist.get_world_size()
-            self.ddp = nn.parallel.DistributedDataParallel(self.model)
-        self.mine = slice(self.rank, None, self.processes)  # this process's part of any rows
-        self.my_val = val.x[self.mine], val.y[self.mine]
+            self.rank = dist.get_rank()
+            self.processes = dist.get_world_size()
+            self.shared_model = nn.parallel.DistributedDataParallel(self.model)
 
-    def sums(self, function: Callable[..., list[Tensor]], x: Tensor, y: Tensor) -> list[Tensor]:
-        """Add up `function` over pieces of the rows that need little memory and fit into a cache.
+    def weights(self) -> Tensor:
+        """Return a copy of all weights as one vector."""
+        return parameters_to_vector(self.model.parameters()).detach()
 
-        Each piece is computed on one thread, and they are added in order, as they come: so the
-        number of threads does not change the result, and few of them are in memory at a time.
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a later process needs to go on as if there had been no interruption."""
+        return {
+            "made_with": self.made_with,
+            "next_epoch": len(self.history) + 1,
+            "history": torch.from_numpy(np.array(self.history).reshape(-1, 4)),
+            "model": self.model.state_dict(),
+            "best_weights": self.best_weights,
+            "optimizer": self.optimizer.state_dict(),
+            "shuffle": self.shuffle.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checked state."""
+        self.best_weights = state["best_weights"].to(self.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.shuffle.set_state(state["shuffle"])
+        self.history = state["history"].tolist()
+        for epoch, (_, val_loss, *_) in enumerate(self.history, start=1):
+            self.stopping.is_best(epoch, val_loss)
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return x [rows, features] and y [rows] of each step: all rows, or some in a new order."""
+        if not self.args.batch_size:
+            return [(self.train.x, self.train.y)]
+        order = torch.randperm(len(self.train.y), generator=self.shuffle, device=self.device)
+        batches = order.split(self.args.batch_size)
+        return ((self.train.x[rows], self.train.y[rows]) for rows in batches)
+
+    def pieces(self, x: Tensor, y: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        """Cut this process's part of a batch into pieces that fit into a cache, or a GPU's memory.
+
+        All processes get the same number of pieces: they exchange gradients after each.
         """
-        on_cpu = self.device.type == "cpu"
-        size = 8192 if on_cpu else 2**20
-        if len(x) <= size:
-            return function(x, y)
-        run = self.pool.map if on_cpu else map
-        results = run(function, torch.split(x, size), torch.split(y, size))
-        return functools.reduce(lambda one, other: list(map(torch.add, one, other)), results)
-
-    def gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
-        """The loss, summed, and what these rows add to the gradient of the mean over `rows`."""
-        loss = criterion(self.model(x), y)
-        gradient = torch.autograd.grad(loss / rows, self.adam.parameters)
-        return [loss.detach(), parameters_to_vector(gradient)]
-
-    def shared_gradient(self, x: Tensor, y: Tensor, rows: int) -> list[Tensor]:
-        """The same, but the gradient that all processes found together."""
-        self.ddp.zero_grad()
-        loss = criterion(self.ddp(x), y)
-        # Here DistributedDataParallel averages .grad over the processes: we want the sum.
-        (loss / rows * self.processes).backward()
-        gradient = [p.grad for p in self.adam.parameters if p.grad is not None]
-        return [loss.detach(), parameters_to_vector(gradient)]
-
-    @torch.inference_mode()
-    def score(self, x: Tensor, y: Tensor) -> list[Tensor]:
-        """The loss, summed over the rows, and the number of right answers."""
-        logits = self.model(x)
-        return [criterion(logits, y), ((logits > 0) == y).sum(dtype=logits.dtype)]
-
-    def epoch(self) -> tuple[float, float, float, bool]:
-        """Learn from all rows, then look at the validation rows; a GPU is waited for at the end.
-
-        Returns sums over all rows: training loss, validation loss, right answers; and whether to
-        leave, since SIGTERM has reached one of the processes.
-        """
-        losses, x, y, size = [], self.train.x, self.train.y, self.args.batch_size
-        batches: Iterable[tuple[Tensor, Tensor]] = [(x, y)]
-        if size:
-            order = torch.randperm(len(y), generator=self.shuffle, device=self.device)
-            x, y = x.index_select(0, order), y.index_select(0, order)
-            batches = zip(torch.split(x, size), torch.split(y, size), strict=True)
-        for x, y in batches:
-            if self.processes > 1:
-                loss, gradient = self.shared_gradient(x[self.mine], y[self.mine], len(y))
-            else:
-                loss, gradient = self.sums(functools.partial(self.gradient, rows=len(y)), x, y)
-            self.adam.step(gradient)
-            losses.append(loss)
-        scores = self.sums(self.score, *self.my_val)
-        found = torch.stack([y.new_full((), sigterm.is_set()), *scores, *losses])
-        if self.processes > 1:
-            dist.all_reduce(found)  # each process has its part; if one must leave, all do
-        leave, val_loss, right, *train_losses = found.tolist()
-        return sum(train_losses), val_loss, right, leave > 0
+        size = 8192 if self.device.type == "cpu" else 2**20
+        count = math.ceil(len(y) / size / self.processes)
+        mine = slice(self.rank, None, self.processes)
+        return zip(x[mine].tensor_split(count), y[mine].tensor_split(count), strict=True)
 
 
-def fit(trainer: Trainer) -> None:
-    args, history, stopping, shown_at = trainer.args, trainer.history, trainer.stopping, -math.inf
-    every, saved_at, bar = args.checkpoint_every, time.monotonic(), None
-    # Vertex AI always names a folder, inside the run's own: a run too short to be in need of
-    # checkpoints leaves none there, unless somebody asked for them.
-    asked = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
-    # A bar on a terminal. A notebook's `!python` pretends to be one, but cannot redraw a line.
-    if sys.stderr.isatty() and not (args.quiet or trainer.rank or "JPY_PARENT_PID" in os.environ):
-        with contextlib.suppress(ModuleNotFoundError):
-            bar = importlib.import_module("tqdm").tqdm(total=args.epochs, initial=len(history))
-    while len(history) < args.epochs and not stopping.should_stop():
-        epoch, start = len(history) + 1, time.perf_counter()
-        train_sum, val_sum, right, leave = trainer.epoch()
-        train_loss = train_sum / len(trainer.train.y)
-        val_loss, accuracy = val_sum / len(trainer.val.y), right / len(trainer.val.y)
-        history.append([train_loss, val_loss, accuracy, time.perf_counter() - start])
-        if not math.isfinite(train_loss + val_loss):
-            text = f"train_loss is {train_loss} and val_loss {val_loss} in epoch {epoch}"
-            raise Stop(f"{text}: try a lower --learning_rate", 3)
-        if stopping.is_best(epoch, val_loss):
-            trainer.best_weights.copy_(trainer.adam.weights)
-        last = epoch == args.epochs or stopping.should_stop() or leave
-        if last or epoch % max(1, args.epochs // 10) == 0 or time.monotonic() > shown_at + 10:
-            level, shown_at = logging.DEBUG if bar else logging.INFO, time.monotonic()
-            line = "epoch %d/%d  train_loss %.4f  val_loss %.4f  val_accuracy %.4f"
-            log.log(level, line, epoch, args.epochs, train_loss, val_loss, accuracy)
-        if bar:
-            bar.update()
-        due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
-        if args.checkpoint_dir and trainer.rank == 0 and (due or leave or (last and asked)):
-            save_checkpoint(trainer)
+def train_one_epoch(run: Run) -> Tensor:
+    """Learn from all rows; return the sum of their losses. A GPU is not waited for."""
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    run.model.train()
+    for x, y in run.batches():
+        # The gradients of the pieces add up to that of the batch; DistributedDataParallel takes
+        # the mean over the processes.
+        rows = len(y) / run.processes
+        run.optimizer.zero_grad()
+        for x_piece, y_piece in run.pieces(x, y):
+            with run.autocast:
+                logits = run.shared_model(x_piece)
+            loss = criterion(logits.float(), y_piece)
+            (loss / rows).backward()
+            total += loss.detach()
+        run.optimizer.step()
+    return total
+
+
+@torch.no_grad()
+def evaluate(run: Run) -> tuple[Tensor, Tensor]:
+    """Return sums over the validation rows: their losses, and the right answers."""
+    loss = torch.zeros((), dtype=torch.float64, device=run.device)
+    right = torch.zeros_like(loss)
+    run.model.eval()
+    for x, y in run.pieces(run.val.x, run.val.y):
+        with run.autocast:
+            logits = run.model(x).float()
+        loss += criterion(logits, y)
+        right += ((logits > 0) == y).sum()
+    return loss, right
+
+
+def one_epoch(run: Run) -> tuple[dict[str, float], bool]:
+    """Train and evaluate; return the METRICS, and whether SIGTERM has reached one process."""
+    train_loss = train_one_epoch(run)
+    val_loss, right = evaluate(run)
+    leave = torch.full_like(right, sigterm.is_set())
+    sums = torch.stack([train_loss, val_loss, right, leave])
+    if run.processes > 1:
+        dist.all_reduce(sums)
+    train_sum, val_sum, right_sum, leaving = sums.tolist()  # only here, a GPU is waited for
+    rows = len(run.val.y)
+    means = (train_sum / len(run.train.y), val_sum / rows, right_sum / rows)
+    return dict(zip(METRICS, means, strict=True)), leaving > 0
+
+
+def optional(module: str, name: str, *args: Any, **options: Any) -> Any:
+    """Make an object of a package; None where the package is missing or does not work."""
+    try:
+        return getattr(importlib.import_module(module), name)(*args, **options)
+    except ImportError:
+        return None
+    except Exception as error:
+        log.warning("%s is not used: %r", module, error)
+        return None
+
+
+class Progress:
+    """Shows epochs to those who look: a terminal, the log, a tuning service, TensorBoard."""
+
+    long_run = 10  # seconds, after which lines tell the speed
+
+    def __init__(self, run: Run) -> None:
+        self.args = run.args
+        self.rows = len(run.train.y)
+        self.done = len(run.history)
+        self.start = time.monotonic()
+        self.shown_at = -math.inf
+        self.tuner = self.board = self.bar = None
+        if run.rank > 0:
+            return
+        self.tuner = optional("hypertune", "HyperTune")
+        if folder := os.environ.get("AIP_TENSORBOARD_LOG_DIR"):
+            if os.path.isdir(GCS_MOUNT):  # then it takes no further package to write there
+                folder = folder.replace("gs://", GCS_MOUNT, 1)
+            self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
+        # A notebook's `!python` pretends to be a terminal, but cannot redraw a line.
+        terminal = sys.stderr and sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
+        if terminal and not run.args.quiet:
+            self.bar = optional("tqdm", "tqdm", total=run.args.epochs, initial=self.done)
+
+    def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
+        """Show one epoch."""
+        try:
+            for name, value in metrics.items():
+                if self.tuner and name != "train_loss":
+                    self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
+                if self.board:
+                    self.board.add_scalar(name, value, epoch)
+            if self.bar:
+                self.bar.update()
+        except Exception as error:  # a full disk, say, is no reason to end the training
+            log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
+            self.tuner = self.board = self.bar = None
+        now = time.monotonic()
+        if last or epoch % max(1, self.args.epochs // 10) == 0 or now > self.shown_at + 10:
+            self.shown_at = now
+            values = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
+            line = f"epoch {epoch}/{self.args.epochs}{values}"
+            seconds = now - self.start
+            if seconds > self.long_run:
+                speed = (epoch - self.done) / seconds
+                left = timedelta(seconds=round((self.args.epochs - epoch) / speed))
+                line += f"  {speed * self.rows:,.0f} rows/s  at most {left} left"
+            log.log(logging.DEBUG if self.bar else logging.INFO, line)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        for part in (self.bar, self.board):
+            with contextlib.suppress(Exception):
+                part and part.close()
+
+
+def fit(run: Run, progress: Progress) -> None:
+    """Train until all epochs are done, or early stopping or SIGTERM ends it."""
+    args = run.args
+    saved_at = time.monotonic()
+    # Vertex AI always names a folder: a short run leaves nothing there, unless it was asked to.
+    asked = args.checkpoint_every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
+    while len(run.history) < args.epochs and not run.stopping.should_stop():
+        start = time.perf_counter()
+        metrics, leave = one_epoch(run)
+        run.history.append([*metrics.values(), time.perf_counter() - start])
+        epoch = len(run.history)
+        diverged = not all(map(math.isfinite, metrics.values()))
+        if not diverged and run.stopping.is_best(epoch, metrics["val_loss"]):
+            run.best_weights = run.weights()
+        last = epoch == args.epochs or run.stopping.should_stop() or leave
+        progress.show(epoch, metrics, last or diverged)
+        if diverged:
+            text = "train_loss is {train_loss} and val_loss {val_loss} in epoch ".format(**metrics)
+            raise Stop(f"{text}{epoch}: try a lower --learning_rate", 3)
+        due = time.monotonic() > saved_at + 60
+        if args.checkpoint_every:
+            due = epoch % args.checkpoint_every == 0
+        if args.checkpoint_dir and run.rank == 0 and (due or leave or (last and asked)):
+            save_checkpoint(run)
             saved_at = time.monotonic()
         if leave:
             raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
-    if bar:
-        bar.close()
-    if len(history) < args.epochs:
+    if len(run.history) < args.epochs:
         log.info("stopped early: %d epochs without progress", args.patience)
 
 
 # ------------------------------------------------------------------------------ checkpoints
-def save_checkpoint(trainer: Trainer) -> None:
-    """Two files in turn: if the newest is damaged, the one before is still there."""
-    state: dict[str, Any] = {"vectors": torch.stack(trainer.vectors), "steps": trainer.adam.steps}
-    state |= {"shuffle": trainer.shuffle.get_state(), "stopping": vars(trainer.stopping)}
-    state |= {"history": torch.tensor(np.array(trainer.history))}  # faster than a list
-    state |= {"next_epoch": len(trainer.history) + 1, "made_with": trainer.made_with}
-    uri, file = join(trainer.args.checkpoint_dir, f"checkpoint-{trainer.turn}.pt"), io.BytesIO()
-    torch.save(state, file)
-    with contextlib.suppress(OSError):  # on many disks it takes less time to create a file
-        os.remove(uri)  # than to replace one
-    write_bytes(uri, file.getvalue())
-    trainer.turn = 1 - trainer.turn
+def save_checkpoint(run: Run) -> None:
+    """Save the state. Two files take turns: there is always a whole one, and one before it."""
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    uri = join(run.args.checkpoint_dir, f"checkpoint-{run.turn}.pt")
+    with contextlib.suppress(OSError):
+        os.remove(uri)  # many disks create a file in less time than they replace one
+    access("write", uri, file.getvalue(), patience=600)
+    run.turn = 1 - run.turn
 
 
-def find_checkpoint(trainer: Trainer) -> dict[str, Any]:
-    """The newest state that can be read; {} if there is none."""
-    args, folder, damaged = trainer.args, trainer.args.checkpoint_dir, []
+def check_state(found: Any, fresh: Any, name: str) -> None:
+    """Compare a state with that of a fresh run; raise ValueError if it is of another kind."""
+    fine = type(found) is type(fresh)
+    if fine and isinstance(fresh, Tensor):
+        fine = found.dtype == fresh.dtype and found.shape == fresh.shape
+        fine = fine and bool(torch.isfinite(found).all())
+    if fine and isinstance(fresh, (dict, list)):
+        fine = len(found) == len(fresh)
+        for key in fresh if isinstance(fresh, dict) else range(len(fresh)):
+            check_state(found[key], fresh[key], str(key))
+    if not fine:
+        raise ValueError(f"unexpected {name}")
+
+
+def find_checkpoint(run: Run) -> dict[str, Any]:
+    """Return the newest state that can be used; {} if there is none.
+
+    Raises Stop if it is the state of another run, or if no file can be used.
+    """
+    folder = run.args.checkpoint_dir
     best: dict[str, Any] = {}
+    damaged = []
     for turn in (0, 1):
         uri = join(folder, f"checkpoint-{turn}.pt")
         try:
-            state = torch.load(io.BytesIO(read_bytes(uri)), "cpu", weights_only=True)
-            if state["made_with"] and state["next_epoch"] > best.get("next_epoch", 0):
-                best, trainer.turn = state, 1 - turn
+            state = torch.load(io.BytesIO(access("read", uri)), "cpu", weights_only=True)
+            check_state(state["made_with"], run.made_with, "made_with")
+            for name, now in run.made_with.items():
+                text = f"{name} was {state['made_with'][name]}, now it is {now}"
+                text = f"the checkpoint in {folder} is of another run: {text}"
+                require(state["made_with"][name] == now, f"{text}; use another --checkpoint_dir")
+            fresh = run.state_dict()
+            fresh["history"] = torch.zeros(1, 4).double().expand(state["next_epoch"] - 1, 4)
+            check_state(state, fresh, "state")
+            torch.Generator(run.device).set_state(state["shuffle"])
+            if state["next_epoch"] > best.get("next_epoch", 0):
+                best = state
+                run.turn = 1 - turn
         except Absent:
             continue
         except Stop:
             raise
-        except Exception:  # a damaged file makes torch raise errors of many kinds
-            log.warning("skipped %s: it is damaged, or no checkpoint of this script", uri)
+        except Exception as error:  # a damaged file makes torch raise errors of many kinds
+            text = f"skipped {uri}: it is damaged, or no checkpoint of this script"
+            log.warning("%s (%s)", text, str(error)[:80])
             damaged.append(uri)
     require(best or not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
-    require(best or not args.resume, f"--resume: there is no checkpoint in {folder}")
-    for name, was in best.get("made_with", {}).items():
-        now, text = trainer.made_with[name], f"the checkpoint in {folder} is of another run: {name}"
-        require(was == now, f"{text} was {was}, now it is {now}; use another --checkpoint_dir")
+    require(best or not run.args.resume, f"--resume: there is no checkpoint in {folder}")
     done = best.get("next_epoch", 1) - 1
-    require(done <= args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
+    require(done <= run.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
     return best
 
 
-def resume(trainer: Trainer) -> None:
+def load_checkpoint(run: Run) -> None:
+    """Continue from a checkpoint if there is one; it may be on the first machine only."""
     found: list[Any] = [{}]
     try:
-        if trainer.args.checkpoint_dir and trainer.rank == 0:
-            found = [find_checkpoint(trainer)]
+        if run.args.checkpoint_dir and run.rank == 0:
+            found = [find_checkpoint(run)]
     except Stop as error:
         found = [error]
-    if trainer.processes > 1:
-        dist.broadcast_object_list(found)  # the file may be on the first machine only
-    if isinstance(state := found[0], Stop):
-        raise state
-    if state:
-        for vector, saved in zip(trainer.vectors, state["vectors"], strict=True):
-            vector.copy_(saved)
-        trainer.adam.steps.copy_(state["steps"])
-        trainer.shuffle.set_state(state["shuffle"])
-        trainer.stopping = EarlyStopping(**state["stopping"])
-        trainer.history = state["history"].tolist()
-        log.info("resumed after epoch %d", len(trainer.history))
+    if run.processes > 1:
+        dist.broadcast_object_list(found)
+    if isinstance(found[0], Stop):
+        raise found[0]
+    if found[0]:
+        run.load_state_dict(found[0])
+        log.info("resumed after epoch %d", len(run.history))
 
 
 # ------------------------------------------------------------------------------ results
-def history_csv(history: list[list[float]]) -> bytes:
-    lines = ["epoch,train_loss,val_loss,val_accuracy,seconds"]
-    for epoch, (train_loss, val_loss, accuracy, seconds) in enumerate(history, start=1):
-        lines.append(f"{epoch},{train_loss!r},{val_loss!r},{accuracy!r},{seconds:.6f}")
+def history_csv(run: Run) -> bytes:
+    """A line for each epoch."""
+    lines = [",".join(["epoch", *METRICS, "seconds"])]
+    for epoch, (*metrics, seconds) in enumerate(run.history, start=1):
+        lines.append(",".join([str(epoch), *map(repr, metrics), f"{seconds:.6f}"]))
     return "\n".join([*lines, ""]).encode()
 
 
 def device_name(device: torch.device) -> str:
+    """Return the model of the processor or GPU."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
@@ -615,135 +844,168 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def describe(trainer: Trainer) -> dict[str, Any]:
-    """metrics.json; data/README.md explains every field."""
-    args, history, device = trainer.args, trainer.history, trainer.device
-    best = trainer.stopping.best_epoch
-    final = best if args.restore_best else len(history)
+def describe(run: Run) -> dict[str, Any]:
+    """Return what metrics.json says; data/README.md explains every field."""
+    args = run.args
+    best = run.stopping.best_epoch
+    final = best if args.restore_best else len(run.history)
     facts: dict[str, Any] = {}
     for kind, epoch in {"best": best, "final": final}.items():
-        train_loss, val_loss, accuracy, _ = history[epoch - 1]
-        facts |= {f"{kind}_epoch": epoch, f"{kind}_train_loss": train_loss}
-        facts |= {f"{kind}_val_loss": val_loss, f"{kind}_val_accuracy": accuracy}
-    facts |= {"epochs_run": len(history), "stopped_early": len(history) < args.epochs}
-    facts |= {"seconds": sum(row[-1] for row in history), "seed": args.seed}
-    names = ("epochs", "restore_best", *SETTINGS)
-    facts |= {"hyperparameters": {name: getattr(args, name) for name in names}}
-    for name, table in {"train": trainer.train, "val": trainer.val}.items():
-        facts |= {f"{name}_uri": getattr(args, name), f"{name}_rows": len(table.y)}
-        facts |= {f"{name}_sha256": table.sha256}
-    facts |= {"feature_names": trainer.train.names, "processes": trainer.processes}
-    facts |= {"device": device.type, "device_name": device_name(device)}
-    facts |= {"python_version": platform.python_version(), "torch_version": str(torch.__version__)}
-    return {**facts, "numpy_version": np.__version__, "model_uri": join(args.model_out, "model.pt")}
+        facts[f"{kind}_epoch"] = epoch
+        facts |= {f"{kind}_{name}": run.history[epoch - 1][i] for i, name in enumerate(METRICS)}
+    for part, table in {"train": run.train, "val": run.val}.items():
+        facts |= {f"{part}_uri": getattr(args, part), f"{part}_rows": len(table.y)}
+        facts[f"{part}_sha256"] = table.sha256
+    return facts | {
+        "epochs_run": len(run.history),
+        "stopped_early": len(run.history) < args.epochs,
+        "seconds": sum(row[-1] for row in run.history),
+        "seed": args.seed,
+        "hyperparameters": {k: getattr(args, k) for k in ("epochs", "restore_best", *SETTINGS)},
+        "feature_names": run.train.names,
+        "processes": run.processes,
+        "precision": args.precision,
+        "device": run.device.type,
+        "device_name": device_name(run.device),
+        "python_version": platform.python_version(),
+        "torch_version": str(torch.__version__),
+        "numpy_version": np.__version__,
+        "model_uri": join(args.model_out, "model.pt"),
+    }
 
 
 def fingerprint(data: bytes) -> dict[str, Any]:
+    """Return what --verify compares."""
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_results(trainer: Trainer, keep: RunLog) -> None:
-    folder, facts, model_file = trainer.args.model_out, describe(trainer), io.BytesIO()
-    # Of each tensor a copy of its own, not a part of the one long vector.
-    weights = {name: part.cpu().clone() for name, part in trainer.model.state_dict().items()}
-    torch.save(weights, model_file)  # not to a path: it would write the file's name into the file
-    files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(trainer.history)}
+def write_results(run: Run, run_log: RunLog) -> None:
+    """Write all four files, or none but training.log."""
+    folder = run.args.model_out
+    facts = describe(run)
+    if run.args.restore_best:
+        vector_to_parameters(run.best_weights, run.model.parameters())
+    model_file = io.BytesIO()  # not a path: torch.save would write its name into the file
+    weights = {name: value.cpu().clone() for name, value in run.model.state_dict().items()}
+    torch.save(weights, model_file)
+    files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(run)}
     try:
         for name, data in files.items():
-            write_bytes(join(folder, name), data)
-        with contextlib.suppress(ModuleNotFoundError):  # the package cloudml-hypertune
-            tuning = importlib.import_module("hypertune").HyperTune()
-            for name in ("val_loss", "val_accuracy"):
-                value, epoch = facts[f"final_{name}"], facts["final_epoch"]
-                tuning.report_hyperparameter_tuning_metric(name, value, epoch)
+            access("write", join(folder, name), data, 600)
         text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}, val_accuracy "
         log.info((text + "{final_val_accuracy:.4f}").format(**facts))
-        files["training.log"] = keep.save()
-        keep.closed = True  # so that it stays what metrics.json says of it
+        files["training.log"] = run_log.save(patience=600)
+        run_log.uri = ""  # metrics.json holds its checksum: write no more
         facts["artifacts"] = {name: fingerprint(data) for name, data in files.items()}
-        write_bytes(join(folder, "metrics.json"), json.dumps(facts, indent=2).encode())
-    except Stop:
-        keep.closed = False
+        metrics = json.dumps(facts, indent=2).encode()
+        access("write", join(folder, "metrics.json"), metrics, 600)
+    except BaseException:
+        run_log.uri = join(folder, "training.log")
         remove_results(folder)
         raise
 
 
 def verify(folder: str) -> int:
-    """Compare the files of a run with metrics.json."""
-    wrong, uri = 0, join(folder, "metrics.json")
+    """Compare the files of a finished run with metrics.json; return the exit code."""
+    uri = join(folder, "metrics.json")
     try:
-        artifacts = dict(json.loads(read_bytes(uri))["artifacts"])
+        artifacts = dict(json.loads(access("read", uri))["artifacts"])
     except (ValueError, KeyError, TypeError) as error:
         raise Stop(f"{uri} is damaged, or was not written by this script", 1) from error
+    wrong = 0
     for name, expected in artifacts.items():
         found: dict[str, Any] = {}
         with contextlib.suppress(Absent):
-            found = fingerprint(read_bytes(join(folder, name)))
+            found = fingerprint(access("read", join(folder, name)))
         wrong += found != expected
         log.info("%s %s", "[OK]" if found == expected else "[FAIL]", name)
     return 1 if wrong else 0
 
 
 # ------------------------------------------------------------------------------ main
-def train_and_save(args: argparse.Namespace, keep: RunLog) -> None:
-    device = choose_device(args.device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    trainer = Trainer(args, *load_both(args, device))
-    resume(trainer)
+def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) -> int:
+    """Do what the command line says; return the exit code."""
+    if args.verify is not None:
+        check_place("--verify", args.verify)
+        return verify(args.verify)
+    check_place("--model_out", args.model_out)
+    run_log.uri = join(args.model_out, "training.log")
+    check_settings(args)
     try:
-        fit(trainer)
-    except Stop as error:
-        if error.exit_code == 3 and trainer.rank == 0:
-            write_bytes(join(args.model_out, "eval_history.csv"), history_csv(trainer.history))
+        rank, processes = read_environment()
+    except Stop:
+        remove_results(args.model_out)
         raise
-    if args.restore_best:
-        trainer.adam.weights.copy_(trainer.best_weights)
-    if trainer.rank == 0:
-        write_results(trainer, keep)
-    if trainer.processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
+    gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
+    if gpus > 1 and not os.environ.get("LOCAL_RANK"):
+        run_log.uri = ""
+        return launch(argv, gpus, processes)
+    if rank == 0:
+        try:
+            run_log.save()
+        except Stop:
+            run_log.uri = ""  # once is enough
+            raise
+        remove_results(args.model_out)
+    else:  # the first process speaks for all
+        run_log.uri = ""
+        run_log.shown = logging.ERROR
+    device = choose_device(args)
+    if processes > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    run = Run(args, *load_data(args, device))
+    load_checkpoint(run)
+    try:
+        with contextlib.closing(Progress(run)) as progress:
+            fit(run, progress)
+    except Stop as error:
+        if error.exit_code == 3 and rank == 0:
+            access("write", join(args.model_out, "eval_history.csv"), history_csv(run))
+        raise
+    if rank == 0:
+        write_results(run, run_log)
+    if processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
         dist.destroy_process_group()
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    keep = RunLog(args.quiet)
+    run_log = RunLog(args.quiet)
+    log.debug("train_nn.py %s", shlex.join(argv))
     signal.signal(signal.SIGTERM, lambda *_: sigterm.set())
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        if args.verify:
-            return verify(args.verify)
-        read_cluster_spec()
-        gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
-        if gpus > 1 and "LOCAL_RANK" not in os.environ:
-            return launch(argv, gpus)
-        if os.environ.get("RANK", "0") == "0":
-            keep.uri = join(args.model_out, "training.log")
-        else:
-            keep.shown = logging.ERROR  # the first process speaks for all
-        log.debug("train_nn.py %s", shlex.join(argv))
-        keep.save()
-        check(args)
-        if keep.uri:
-            remove_results(args.model_out)
-        train_and_save(args, keep)
-        return 0
+        return run_command(args, argv, run_log)
     except Stop as error:
         log.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or re.search(
+            "allocate.*memory|out of memory", str(error)
+        ):
+            needed = str(error)[:300] or "for a whole data file"
+            log.error("not enough memory (%s): take a machine with more, or fewer rows", needed)
+            return 2
         log.exception("unexpected error")
         return 1
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         with contextlib.suppress(Stop):
-            keep.save()
+            run_log.save()
+
+
+def interrupt(*_: object) -> None:
+    """Ctrl-C ends the run once: while the log is saved, it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     exit_code = main()
-    if dist.is_initialized():  # the end of Python can meet gloo's threads, and aborts then
-        os._exit(exit_code)
-    sys.exit(exit_code)
+    os._exit(exit_code)  # the end of Python can meet gloo's threads, or a pipe that nobody reads

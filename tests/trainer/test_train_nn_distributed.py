@@ -153,7 +153,7 @@ def test_a_machine_that_dies_ends_the_other(local: Case, machines: list[Trainers
 
 def test_what_is_set_wins_over_cluster_spec(trainers: Trainers) -> None:
     names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
-    show = f"train_nn.read_cluster_spec(); print(*(os.environ[name] for name in {names}))"
+    show = f"train_nn.read_environment(); print(*(os.environ[name] for name in {names}))"
     env = vertex_environment(1, 2222, "CLUSTER_SPEC")
     result = trainers.run("--help", before=show, MASTER_ADDR="set-by-the-image", **env)
     assert result.out.splitlines()[0] == "set-by-the-image 2222 1 2"
