@@ -136,6 +136,12 @@ class Root:
             LocalModeError: if the folder cannot be used: another user owns it or may write to it,
                 or it cannot be created or written.
         """
+        if os.pathsep in str(self.path) or "\n" in str(self.path):
+            raise LocalModeError(
+                f"The folder {str(self.path)!r} cannot be local mode's: jobs find their packages "
+                f"through lists of folders, in which {os.pathsep!r} and line breaks separate two. "
+                "Set VERTEX_LOCAL_ROOT to a folder without them."
+            )
         try:
             for folder in reversed([each for each in self.path.parents if not each.exists()]):
                 _make_private(folder)

@@ -127,3 +127,17 @@ def test_an_image_past_its_date_gets_a_warning() -> None:
 def test_an_image_that_is_not_on_the_list_gets_a_warning(uri: str) -> None:
     text = images.warning(uri, date(2026, 1, 1))
     assert text is not None and "not on Google's list" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        ("xgboost-cpu.2-1", "XGBoost"),
+        ("sklearn-cpu.1-6", "scikit-learn"),
+        ("scikit-learn-cpu.0-23", "scikit-learn"),
+        ("tf-gpu.2-17.py310", "TensorFlow"),
+    ],
+)
+def test_an_image_of_another_framework_is_called_one(name: str, framework: str) -> None:
+    text = images.warning(f"us-docker.pkg.dev/vertex-ai/training/{name}:latest", date(2026, 1, 1))
+    assert text is not None and f"is one for {framework}" in text and "not on" not in text

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,8 +15,8 @@ from google.cloud import storage
 from google.cloud.aiplatform_v1.types import CustomJob, JobState
 from test_jobs import IMAGE, alive, make_job, wait_until
 
-from vertex_local.config import Root
-from vertex_local.jobs import process_groups
+from vertex_local.config import LocalModeError, Root
+from vertex_local.jobs import command, process_groups
 from vertex_local.jobs.runner import Runner
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
@@ -86,3 +89,31 @@ def test_a_cancel_ends_an_installation(bucket: storage.Bucket, root: Root, tmp_p
         assert not alive(int(sign.read_text()))
     finally:
         root.images.unlink()
+
+
+@pytest.mark.parametrize("name", ["it's a root", "mit Räumen", "根", 'a "b" $HOME `c`'])
+def test_programs_of_a_job_are_found_in_any_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    command.write_programs(folder / "bin", sys.executable, folder / "site")
+    source = folder / "x"
+    source.mkdir()
+    (source / "setup.py").write_text("from setuptools import setup\nsetup(py_modules=['one'])\n")
+    (source / "one.py").write_text("print('ran')\n")
+    pip = [str(folder / "bin" / "pip"), "install", "--user", str(source)]
+    subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    shown = subprocess.run(
+        [str(folder / "bin" / "python"), "-m", "one"],
+        env=os.environ | {"PYTHONPATH": str(folder / "site")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.stdout == "ran\n"
+
+
+@pytest.mark.parametrize("name", ["a:b", "a\nb"])
+def test_a_root_that_separates_lists_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LocalModeError, match="Set VERTEX_LOCAL_ROOT"):
+        Root(tmp_path / name).create()
+    assert not (tmp_path / name).exists()

@@ -21,6 +21,13 @@ from vertex_local.config import LocalModeError, Root
 LISTED = "2026-08-22"
 REPOSITORY = re.compile(r"(us|europe|asia)-docker\.pkg\.dev/vertex-ai/training/([\w.-]+):latest")
 
+# By the first word of an image's name.
+FRAMEWORKS = {
+    "scikit": "scikit-learn",
+    "sklearn": "scikit-learn",
+    "tf": "TensorFlow",
+    "xgboost": "XGBoost",
+}
 AVAILABLE_UNTIL = {
     "pytorch-xla.2-4.py310": date(2026, 7, 24),
     "pytorch-gpu.2-4.py310": date(2026, 7, 24),
@@ -46,11 +53,16 @@ def warning(uri: str, today: date) -> str | None:
     """
     match = REPOSITORY.fullmatch(uri)
     until = AVAILABLE_UNTIL.get(match[2]) if match else None
+    if match and (framework := FRAMEWORKS.get(match[2].partition("-")[0])):
+        return (
+            f"the image {uri} is one for {framework}; local mode knows the dates of PyTorch images "
+            "only, and runs the job with the packages of your environment"
+        )
     if until is None:
         name = match[2] if match else uri.rpartition("/")[2].partition(":")[0]
         near = difflib.get_close_matches(name, AVAILABLE_UNTIL, n=1)
         return (
-            f"the image {uri} is not on Google's list of PyTorch training images of {LISTED}; "
+            f"the image {uri} is not on Google's list of training images for PyTorch of {LISTED}; "
             "Vertex AI may refuse it" + (f". Did you mean {near[0]}:latest?" if near else "")
         )
     if until < today:
