@@ -98,3 +98,21 @@ def test_pandas_and_gcsfs(shell: Shell, bucket: storage.Bucket) -> None:
     names = [f"{bucket.name}/{name}" for name in ("big", "folder/in.csv", "folder/out.csv")]
     assert done.stdout == f"{names} 12000000\nFalse b'xxx'\n"
     assert bucket.blob("folder/out.csv").download_as_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("gcsfs"), reason="gcsfs is not installed")
+def test_gcsfs_moves_and_is_told_of_names_that_cannot_be(
+    shell: Shell, bucket: storage.Bucket
+) -> None:
+    code = (
+        "import gcsfs\n"
+        "fs = gcsfs.GCSFileSystem()\n"
+        f"fs.pipe('{bucket.name}/a', b'x')\n"
+        f"fs.mv('{bucket.name}/a', '{bucket.name}/b')\n"
+        f"fs.mkdir('{bucket.name}/folder')\n"
+        f"print(fs.ls('{bucket.name}'))\n"
+        f"fs.pipe('{bucket.name}/b/c', b'x' * 12_000_000)\n"
+    )
+    done = shell(f'"{sys.executable}" -c "{code}"')
+    assert done.stdout == f"['{bucket.name}/b']\n"
+    assert done.returncode == 1 and "one name cannot be a file and a folder" in done.stderr
