@@ -46,6 +46,19 @@ def test_a_job_tells_its_page_below_the_sdks_own_link(
     assert "the log" in session.get(found[0].partition("/console")[0] + target).text
 
 
+def test_a_search_tells_its_own_page(
+    links: None, root: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind in ("HyperparameterTuningJob", "Batch Prediction Job", "backing custom job"):
+        message = f"View {kind}:\nhttps://console.cloud.google.com/a/training/12?project=1"
+        record = logging.LogRecord("a", logging.INFO, "a", 1, message, (), None)
+        pages.PageLinks(root).emit(record)
+    assert [
+        link.rpartition("/enter/")[2].partition("/")[2]
+        for link in LINK.findall(capsys.readouterr().err)
+    ] == ["searches/12"]
+
+
 def test_without_a_server_a_job_says_nothing_and_goes_on(
     own_root: Root, server: ServerRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vertex_local import costs
 from vertex_local.budget import Budget
 from vertex_local.config import LocalModeError
-from vertex_local.console import curve, files, gate, logs, views
+from vertex_local.console import curve, files, gate, logs, searches, views
 from vertex_local.console.gate import Session
 from vertex_local.faults.kinds import KINDS
 from vertex_local.storage.digest import pieces
@@ -41,6 +41,7 @@ HERE = Path(__file__).parent
 START = "/console/"
 MAX_FORM_BYTES = 64 * 1024
 TAIL_LINES = 200
+NEWEST_SEARCHES = 10
 # What the content of a bucket's object may do in a browser: nothing.
 RAW_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
@@ -113,6 +114,7 @@ def application(console: Console) -> ASGIApp:
         Route("/jobs/{id}/log/{name}", partial(_view, console, log)),
         Route("/jobs/{id}/cancel", partial(_view, console, cancel), methods=["POST"]),
         Route("/jobs/{id}/preempt", partial(_view, console, preempt), methods=["POST"]),
+        Route("/searches/{id}", partial(_view, console, search)),
         Route("/buckets", partial(_view, console, buckets)),
         Route("/folder", partial(_view, console, folder)),
         Route("/object", partial(_view, console, show_object)),
@@ -237,6 +239,10 @@ async def jobs(console: Console, request: Request) -> Response:
         found=found,
         told=told,
         number=number,
+        searches=[
+            searches.search_of(each)
+            for each in await run_in_threadpool(console.service.records.searches)
+        ][: -1 - NEWEST_SEARCHES : -1],
         per_page=views.PAGE,
         budget=await run_in_threadpool(_budget, console),
     )
@@ -285,6 +291,16 @@ def _head(console: Console, bucket: str, name: str, limit: int) -> bytes:
         return files.head(console.objects, bucket, name, limit)
     except StorageError:
         return b""
+
+
+async def search(console: Console, request: Request) -> Response:
+    """Show a hyperparameter tuning job with its trials."""
+    number = request.path_params["id"]
+    for found in await run_in_threadpool(console.service.records.searches):
+        if ResourceName.of(found).id == number:
+            shown = searches.search_of(found)
+            return console.page("search.html", search=shown, drawing=curve)
+    raise HTTPException(404, f"There is no hyperparameter tuning job {number}.")
 
 
 def _number(text: str) -> int | None:

@@ -12,7 +12,8 @@ from vertex_local.server import daemon
 
 LOGGER = "google.cloud.aiplatform"
 # Seen in SDK 2.7.0: `training_jobs.py` and `jobs.py`.
-LINK = re.compile(r"View (?:Training|Custom Job):\s+https://\S+/training/(\d+)\?")
+LINK = re.compile(r"View (?P<kind>[\w ]+):\s+https://\S+/training/(?P<id>\d+)\?")
+PAGES = {"Training": "jobs", "Custom Job": "jobs", "HyperparameterTuningJob": "searches"}
 
 
 class PageLinks(logging.Handler):
@@ -29,11 +30,12 @@ class PageLinks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the link if this record is about a new job."""
         match = LINK.search(record.getMessage())
+        part = PAGES.get(match["kind"]) if match else None
         with suppress(LocalModeError):  # a job must not fail because of a link
-            server = daemon.find(self._root) if match else None
+            server = daemon.find(self._root) if part else None
             if match is None or server is None:
                 return
-            link = daemon.page_link(server, f"jobs/{match[1]}")
+            link = daemon.page_link(server, f"{part}/{match['id']}")
             print(
                 f"In local mode, this job's page is (the link works once):\n{link}", file=sys.stderr
             )
