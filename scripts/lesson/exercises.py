@@ -346,7 +346,7 @@ def l4_request(request: Any) -> str:
 CHOICES = {
     "A": (
         "cpu",
-        "compare the seconds of training with the minutes before it, in the picture above",
+        "compare the seconds of training with the minutes before it, in the picture above.",
         "569 rows are computed in a second or two; a GPU would wait most of the time",
     ),
     "B": (
@@ -356,7 +356,7 @@ CHOICES = {
     ),
     "C": (
         "several gpus",
-        "compare 300 GB with the memory of one GPU in the table above",
+        "compare 300 GB with the memory of one GPU in the table above.",
         "the network does not fit into the memory of one device",
     ),
 }
@@ -375,7 +375,7 @@ def compute_choice(choices: Any) -> str:
             choice in HARDWARE,
             f'{name} is {choices[name]!r}; choose "cpu", "gpu" or "several gpus".',
         )
-        require(choice == expected, f"think again about {name}: {hint}.")
+        require(choice == expected, f"think again about {name}: {hint}")
     return "; ".join(f"{name}: {reason}" for name, (*_, reason) in CHOICES.items()) + "."
 
 
