@@ -16,8 +16,8 @@ Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input;
 NaN or infinite; 130 interrupted; 143 stopped by SIGTERM.
 
 On a CPU, the same data, settings, seed and machine give the same bytes of weights and history
-(apart from the seconds). A GPU, another processor, more processes or another PyTorch adds numbers
-up in another order, so the last digits differ.
+(apart from the seconds). A GPU, another processor, more processes, threads (OMP_NUM_THREADS) or
+another PyTorch adds numbers up in another order, so the last digits differ.
 """
 
 from __future__ import annotations
@@ -71,10 +71,6 @@ class Stop(Exception):
         self.exit_code = exit_code
 
 
-class Absent(Stop):
-    """There is no such file or object."""
-
-
 def require(fine: object, sentence: str) -> None:
     """Stop with this sentence unless all is fine."""
     if not fine:
@@ -85,6 +81,7 @@ def require(fine: object, sentence: str) -> None:
 LIMITS = {"learning_rate": (1e-30, 1e30), "min_delta": (0, 1e30), "seed": (0, 2**63 - 1)}
 LIMITS |= {"epochs": (1, 10**9), "patience": (0, 10**9), "batch_size": (0, 10**9)}
 LIMITS |= {"checkpoint_every": (0, 10**9)}
+ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def whole(text: str) -> int:
@@ -98,10 +95,9 @@ def whole(text: str) -> int:
 
 def yes_no(text: str) -> bool:
     """Read true or false, also as a tuning service writes it: True or 1.0."""
-    answers = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    if text.lower() in answers:
-        return answers[text.lower()]
-    raise argparse.ArgumentTypeError(f"must be true or false, not {text[:50]}")
+    if text.lower() not in ANSWERS:
+        raise argparse.ArgumentTypeError(f"must be true or false, not {text[:50]}")
+    return ANSWERS[text.lower()]
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -147,13 +143,15 @@ def check_settings(args: argparse.Namespace) -> None:
         require(low <= value <= high, f"--{name} must be from {low} to {high}, not {value}")
     check_place("--train", args.train, "OBJECT")
     check_place("--val", args.val, "OBJECT")
-    check_place("--checkpoint_dir", "." if args.checkpoint_dir is None else args.checkpoint_dir)
+    if args.checkpoint_dir is not None:
+        check_place("--checkpoint_dir", args.checkpoint_dir)
     require(args.checkpoint_dir or not args.resume, "--resume needs --checkpoint_dir")
 
 
 # ------------------------------------------------------------------------------ storage
 GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
-UPLOAD_LOG_EVERY = 10  # seconds
+UPLOAD_LOG_EVERY = 10  # seconds: an object can only be replaced as a whole, not for every line
+ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
 LOGIN = "run `gcloud auth application-default login`"
 HINTS = {  # by name: Google's classes are not imported before they are needed
     "NotFound": "no such bucket or object",
@@ -185,10 +183,12 @@ def gcs_client() -> Any:
     return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
 
 
-def access(action: str, uri: str, data: bytes = b"", patience: float = 20) -> Any:
+def access(
+    action: str, uri: str, data: bytes = b"", patience: float = 20, must_exist: bool = True
+) -> Any:
     """Read, write or remove a whole file or object; wait `patience` seconds for Cloud Storage.
 
-    Raises Stop with one sentence, and Absent if there is no such file or object.
+    Returns its content, or None where nothing is and nothing must be. Raises Stop with a sentence.
     """
     try:
         if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
@@ -204,38 +204,36 @@ def access(action: str, uri: str, data: bytes = b"", patience: float = 20) -> An
         return (blob.download_as_bytes if action == "read" else blob.delete)(**limits)
     except Exception as error:
         name = type(error).__name__
+        if name in ABSENT and not must_exist:
+            return None
         hint = HINTS.get(name) or getattr(error, "strerror", None)
         if not hint and not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
             raise
-        kind = Absent if name in ("NotFound", "FileNotFoundError", "NotADirectoryError") else Stop
-        raise kind(f"cannot {action} {uri}: {hint or repr(error)}") from error
+        raise Stop(f"cannot {action} {uri}: {hint or repr(error)}") from error
 
 
-def access_file(action: str, path: str, data: bytes) -> bytes:
+def access_file(action: str, path: str, data: bytes) -> Any:
     """The same for a local file. Whoever reads while it is written sees the old or the new one."""
     if action == "read":
         with open(path, "rb") as file:
             return file.read()
     if action == "remove":
-        os.remove(path)
-        return b""
+        return os.remove(path)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    part = path + ".part"
     try:
-        with open(path + ".part", "wb") as file:
+        with open(part, "wb") as file:
             file.write(data)
-        os.replace(path + ".part", path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(path + ".part")
-        raise
-    return data
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):  # gone already, if all went well
+            os.remove(part)
 
 
 def remove_results(folder: str) -> None:
     """Remove what an earlier run left: first the file that says it is complete."""
     for name in ("metrics.json", "model.pt", "eval_history.csv"):
-        with contextlib.suppress(Absent):
-            access("remove", join(folder, name))
+        access("remove", join(folder, name), must_exist=False)
 
 
 class RunLog(logging.Handler):
@@ -249,7 +247,6 @@ class RunLog(logging.Handler):
         self.shown = logging.WARNING if quiet else logging.INFO
         self.uri = ""
         self.text = ""
-        self.saved = ""
         self.saved_at = -math.inf
         logging.basicConfig(handlers=[self], format="%(message)s", level=logging.INFO, force=True)
         logging.captureWarnings(True)
@@ -259,28 +256,27 @@ class RunLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print and keep a line; now and then save all, for a job that is killed."""
         with contextlib.suppress(Exception):
-            text = self.format(record)
-            self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {text}\n"
-            warning = record.levelno >= logging.WARNING
-            stream = sys.stderr if warning else sys.stdout
+            line = self.format(record)
+            self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {line}\n"
+            stream = sys.stdout
+            if record.levelno >= logging.WARNING:
+                stream = sys.stderr
+                line = f"{record.levelname}: {line}"
             if record.levelno >= self.shown and stream:
-                line = f"{record.levelname}: {text}" if warning else text
                 line = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
                 with contextlib.suppress(OSError, ValueError):  # `| head -1`, or a full disk
                     print(line, file=stream, flush=True)
-            # An object can only be replaced as a whole: not for every line.
             pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", GCS_MOUNT)) else 0
             if time.monotonic() > self.saved_at + pause:
                 self.save(patience=10)
 
     def save(self, patience: float = 20) -> bytes:
-        """Write training.log if it has news, and return its content."""
-        text = self.text
+        """Write training.log, and return its content."""
         self.saved_at = time.monotonic()  # now: a warning while it is written comes back to emit
-        if self.uri and text != self.saved:
-            access("write", self.uri, text.encode(errors="backslashreplace"), patience)
-            self.saved = text
-        return text.encode(errors="backslashreplace")
+        data = self.text.encode(errors="backslashreplace")
+        if self.uri:
+            access("write", self.uri, data, patience)
+        return data
 
 
 # ------------------------------------------------------------------------------ data
@@ -300,14 +296,14 @@ def as_float32(array: Any, what: str, names: Any = ()) -> Tensor:
     require(array.size > 0, f"{what} is empty: its shape is {array.shape}")
     if array.dtype != np.float32:
         log.info("%s: converted from %s to float32", what, array.dtype)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
-            array = array.astype(np.float32)
-    finite = np.isfinite(array)
-    if not finite.all():
-        row, *column = map(int, np.unravel_index(np.argmin(finite), finite.shape))
+    with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
+        array = np.ascontiguousarray(array, np.float32)
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        row, *column = wrong[0].tolist()
         place = f"row {row}" + "".join(f", column {i} ({names[i]})" for i in column)
-        raise Stop(f"{what} holds {np.sum(~finite)} NaN or infinite values, the first in {place}")
-    return torch.from_numpy(np.ascontiguousarray(array))
+        raise Stop(f"{what} holds {len(wrong)} NaN or infinite values, the first in {place}")
+    return torch.from_numpy(array)
 
 
 def load_table(uri: str, part: str, device: torch.device) -> Table:
@@ -318,22 +314,20 @@ def load_table(uri: str, part: str, device: torch.device) -> Table:
     try:
         # allow_pickle=False: a pickled file can run any program when it is opened.
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            held = ", ".join(file.files)
-            found = [file[key] for key in keys if key in file.files]
+            held = file.files
+            found = [np.asarray(file[key]) for key in keys if key in held]
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes numpy raise errors of many kinds
         pickled = "allow_pickle" in str(error)
         why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
         raise Stop(f"cannot read {uri}: {why} ({error})") from error
-    both = keys[0] in held.split(", ") and keys[1] in held.split(", ")
-    require(both, f"{uri} must hold {keys[0]} and {keys[1]}; it holds {held}")
-    for key, array in zip(keys, found, strict=False):
-        require(isinstance(array, np.ndarray), f"{key} in {uri} is no array: save it with np.savez")
+    text = f"{uri} must hold {keys[0]} and {keys[1]}; it holds {', '.join(held)}"
+    require(keys[0] in held and keys[1] in held, text)
     x, y = found[:2]
     shapes = f"{uri}: {keys[0]} has shape {x.shape} and {keys[1]} {y.shape}"
-    require(x.ndim == 2 and y.ndim == 1, f"{shapes}, but must be [rows, features] and [rows]")
-    require(len(x) == len(y), f"{shapes}: the numbers of rows differ")
+    fine = x.ndim == 2 and y.shape == x.shape[:1]
+    require(fine, f"{shapes}, but must be [rows, features] and [rows]")
     names = found[2] if len(found) > 2 else np.array([f"x{i}" for i in range(x.shape[1])])
     text = f"{shapes}, but there are {names.size} feature_names, of shape {names.shape}"
     require(names.shape == x.shape[1:], text)
@@ -342,9 +336,8 @@ def load_table(uri: str, part: str, device: torch.device) -> Table:
     features = as_float32(x, f"{keys[0]} in {uri}", names)
     labels = as_float32(y, f"{keys[1]} in {uri}")
     for row in torch.nonzero((labels != 0) & (labels != 1))[:1, 0].tolist():
-        raise Stop(
-            f"{keys[1]} in {uri} must hold 0 and 1 only, but row {row} holds {labels[row]:g}"
-        )
+        text = f"must hold 0 and 1 only, but row {row} holds {labels[row]:g}"
+        raise Stop(f"{keys[1]} in {uri} {text}")
     sha256 = hashlib.sha256(data).hexdigest()
     return Table(features.to(device), labels.to(device), [str(name) for name in names], sha256)
 
@@ -383,17 +376,14 @@ criterion = nn.BCEWithLogitsLoss(reduction="sum")
 
 
 class Adam:
-    """Stands in for torch.optim.Adam, and computes the same.
-
-    The first optimizer that a process makes imports PyTorch's compiler: 2 to 3 s, for a training
-    that takes less than one. In your own script use torch.optim.Adam: it has the same methods.
-    """
+    # The class torch.optim.Adam does the same, and imports PyTorch's compiler first: 2 to 3 s.
+    # A script that trains for longer should use it: replace the word Adam below.
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         self.lr = lr
         self.parameters = list(parameters)
-        self.means = [torch.zeros_like(p) for p in self.parameters]
-        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.means = [torch.zeros_like(p) for p in self.parameters]  # of the gradients
+        self.squares = [torch.zeros_like(p) for p in self.parameters]  # means of their squares
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
 
     def zero_grad(self) -> None:
@@ -408,15 +398,12 @@ class Adam:
         adam(self.parameters, gradients, self.means, self.squares, [], self.steps, **usual)
 
     def state_dict(self) -> dict[str, Tensor]:
-        means = parameters_to_vector(self.means)  # a checkpoint of few tensors is saved faster
-        squares = parameters_to_vector(self.squares)
-        return {"means": means, "squares": squares, "steps": torch.stack(self.steps)}
+        moments = parameters_to_vector(self.means + self.squares)  # one tensor is saved faster
+        return {"moments": moments, "steps": torch.stack(self.steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        device = self.steps[0].device
-        vector_to_parameters(state["means"].to(device), self.means)
-        vector_to_parameters(state["squares"].to(device), self.squares)
-        self.steps = list(state["steps"].to(device))
+        vector_to_parameters(state["moments"].to(self.steps[0].device), self.means + self.squares)
+        self.steps = list(state["steps"].to(self.steps[0].device))
 
 
 @dataclass
@@ -456,25 +443,25 @@ def read_environment() -> tuple[int, int]:
     names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
     seen = {name: env[name] for name in (*names, "LOCAL_RANK", "CLUSTER_SPEC") if name in env}
     try:
-        if (spec := json.loads(env.get("CLUSTER_SPEC") or "{}")) != {}:
+        if env.get("CLUSTER_SPEC"):
+            spec = json.loads(env["CLUSTER_SPEC"])
             first = spec["cluster"]["workerpool0"]
             machines = first + spec["cluster"].get("workerpool1", [])
             start = {"workerpool0": 0, "workerpool1": len(first)}[spec["task"]["type"]]
             address, _, port = machines[0].partition(":")
             found = (len(machines), start + spec["task"]["index"], address, port or 2222)
             env.update({k: str(v) for k, v in zip(names, found, strict=True) if not env.get(k)})
-        world = int(env.get("WORLD_SIZE") or 1)
-        if world == 1:
-            if seen and not (seen.get("WORLD_SIZE") or seen.get("CLUSTER_SPEC")):
-                log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
-                env.pop("LOCAL_RANK", None)
+        elif seen and not env.get("WORLD_SIZE"):
+            log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
+            env.pop("LOCAL_RANK", None)
+        processes = int(env.get("WORLD_SIZE") or 1)
+        if processes == 1:
             return 0, 1
-        missing = [name for name in names if not env.get(name)]
-        require(not missing, f"WORLD_SIZE is {world}, but {missing} is not set")
-        rank = range(world).index(int(env["RANK"]))
+        for name in names[2:]:
+            require(env.get(name), f"WORLD_SIZE is {processes}, but {name} is not set")
         range(1, 2**16).index(int(env["MASTER_PORT"]))
         int(env.get("LOCAL_RANK") or 0)
-        return rank, world
+        return range(processes).index(int(env["RANK"])), processes
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         text = f"cannot tell from {seen} which processes share the work ({error!r})"
         raise Stop(f"{text}: correct or unset these variables") from error
@@ -532,7 +519,7 @@ class Run:
         self.model = build_model(train.x.shape[1])  # on the CPU: the same weights for all devices
         self.model.to(self.device)
         self.optimizer = Adam(self.model.parameters(), lr=args.learning_rate)
-        self.best_weights = self.weights()
+        self.best_weights = parameters_to_vector(self.model.parameters()).detach()
         self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
         self.stopping = EarlyStopping(args.patience, args.min_delta)
         self.history: list[list[float]] = []  # of each epoch: METRICS and seconds
@@ -540,22 +527,16 @@ class Run:
         self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
         self.made_with |= {"the device": self.device.type, "--precision": args.precision}
         self.turn = 0  # of the two checkpoints
-        self.autocast: Any = contextlib.nullcontext()
-        if args.precision == "bf16":
-            self.autocast = torch.autocast(self.device.type, torch.bfloat16)
-        # So small a network gains nothing from threads. Leave this line out for a large one.
-        torch.set_num_threads(1)
-        self.rank = 0
-        self.processes = 1
+        half = args.precision == "bf16"
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        if "OMP_NUM_THREADS" not in os.environ:  # so small a network gains little from threads
+            torch.set_num_threads(1)
+        shared = dist.is_initialized()
+        self.rank = dist.get_rank() if shared else 0
+        self.processes = dist.get_world_size() if shared else 1
         self.shared_model: nn.Module = self.model
-        if dist.is_initialized():
-            self.rank = dist.get_rank()
-            self.processes = dist.get_world_size()
+        if shared:
             self.shared_model = nn.parallel.DistributedDataParallel(self.model)
-
-    def weights(self) -> Tensor:
-        """Return a copy of all weights as one vector."""
-        return parameters_to_vector(self.model.parameters()).detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later process needs to go on as if there had been no interruption."""
@@ -645,10 +626,10 @@ def one_epoch(run: Run) -> tuple[dict[str, float], bool]:
     return dict(zip(METRICS, means, strict=True)), leaving > 0
 
 
-def optional(module: str, name: str, *args: Any, **options: Any) -> Any:
+def optional(module: str, name: str, *args: Any) -> Any:
     """Make an object of a package; None where the package is missing or does not work."""
     try:
-        return getattr(importlib.import_module(module), name)(*args, **options)
+        return getattr(importlib.import_module(module), name)(*args)
     except ImportError:
         return None
     except Exception as error:
@@ -657,28 +638,22 @@ def optional(module: str, name: str, *args: Any, **options: Any) -> Any:
 
 
 class Progress:
-    """Shows epochs to those who look: a terminal, the log, a tuning service, TensorBoard."""
+    """Shows epochs to those who look: the log, a tuning service, TensorBoard."""
 
     long_run = 10  # seconds, after which lines tell the speed
 
     def __init__(self, run: Run) -> None:
-        self.args = run.args
-        self.rows = len(run.train.y)
+        self.run = run
         self.done = len(run.history)
         self.start = time.monotonic()
         self.shown_at = -math.inf
-        self.tuner = self.board = self.bar = None
-        if run.rank > 0:
-            return
-        self.tuner = optional("hypertune", "HyperTune")
-        if folder := os.environ.get("AIP_TENSORBOARD_LOG_DIR"):
+        self.tuner = self.board = None
+        if run.rank == 0:
+            self.tuner = optional("hypertune", "HyperTune")
+        if (folder := os.environ.get("AIP_TENSORBOARD_LOG_DIR")) and run.rank == 0:
             if os.path.isdir(GCS_MOUNT):  # then it takes no further package to write there
                 folder = folder.replace("gs://", GCS_MOUNT, 1)
             self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
-        # A notebook's `!python` pretends to be a terminal, but cannot redraw a line.
-        terminal = sys.stderr and sys.stderr.isatty() and "JPY_PARENT_PID" not in os.environ
-        if terminal and not run.args.quiet:
-            self.bar = optional("tqdm", "tqdm", total=run.args.epochs, initial=self.done)
 
     def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
         """Show one epoch."""
@@ -688,33 +663,27 @@ class Progress:
                     self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
                 if self.board:
                     self.board.add_scalar(name, value, epoch)
-            if self.bar:
-                self.bar.update()
+            if self.board and last:
+                self.board.close()
         except Exception as error:  # a full disk, say, is no reason to end the training
             log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
-            self.tuner = self.board = self.bar = None
+            self.tuner = self.board = None
+        epochs = self.run.args.epochs
         now = time.monotonic()
-        if last or epoch % max(1, self.args.epochs // 10) == 0 or now > self.shown_at + 10:
+        if last or epoch % max(1, epochs // 10) == 0 or now > self.shown_at + 10:
             self.shown_at = now
-            values = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
-            line = f"epoch {epoch}/{self.args.epochs}{values}"
-            seconds = now - self.start
-            if seconds > self.long_run:
-                speed = (epoch - self.done) / seconds
-                left = timedelta(seconds=round((self.args.epochs - epoch) / speed))
-                line += f"  {speed * self.rows:,.0f} rows/s  at most {left} left"
-            log.log(logging.DEBUG if self.bar else logging.INFO, line)
-
-    def close(self) -> None:
-        """Write what is still in memory."""
-        for part in (self.bar, self.board):
-            with contextlib.suppress(Exception):
-                part and part.close()
+            line = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
+            if now > self.start + self.long_run:
+                speed = (epoch - self.done) / (now - self.start)
+                left = timedelta(seconds=round((epochs - epoch) / speed))
+                line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
+            log.info("epoch %d/%d%s", epoch, epochs, line)
 
 
-def fit(run: Run, progress: Progress) -> None:
+def fit(run: Run) -> None:
     """Train until all epochs are done, or early stopping or SIGTERM ends it."""
     args = run.args
+    progress = Progress(run)
     saved_at = time.monotonic()
     # Vertex AI always names a folder: a short run leaves nothing there, unless it was asked to.
     asked = args.checkpoint_every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
@@ -725,15 +694,16 @@ def fit(run: Run, progress: Progress) -> None:
         epoch = len(run.history)
         diverged = not all(map(math.isfinite, metrics.values()))
         if not diverged and run.stopping.is_best(epoch, metrics["val_loss"]):
-            run.best_weights = run.weights()
-        last = epoch == args.epochs or run.stopping.should_stop() or leave
-        progress.show(epoch, metrics, last or diverged)
+            run.best_weights = parameters_to_vector(run.model.parameters()).detach()
+        last = epoch == args.epochs or run.stopping.should_stop() or leave or diverged
+        progress.show(epoch, metrics, last)
         if diverged:
-            text = "train_loss is {train_loss} and val_loss {val_loss} in epoch ".format(**metrics)
-            raise Stop(f"{text}{epoch}: try a lower --learning_rate", 3)
-        due = time.monotonic() > saved_at + 60
-        if args.checkpoint_every:
-            due = epoch % args.checkpoint_every == 0
+            if run.rank == 0:
+                access("write", join(args.model_out, "eval_history.csv"), history_csv(run))
+            text = f"train_loss is {metrics['train_loss']} and val_loss {metrics['val_loss']}"
+            raise Stop(f"{text} in epoch {epoch}: try a lower --learning_rate", 3)
+        every = args.checkpoint_every
+        due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
         if args.checkpoint_dir and run.rank == 0 and (due or leave or (last and asked)):
             save_checkpoint(run)
             saved_at = time.monotonic()
@@ -744,76 +714,76 @@ def fit(run: Run, progress: Progress) -> None:
 
 
 # ------------------------------------------------------------------------------ checkpoints
+CHECKPOINTS = ("checkpoint-0.pt", "checkpoint-1.pt")  # they take turns: one is always whole
+
+
 def save_checkpoint(run: Run) -> None:
-    """Save the state. Two files take turns: there is always a whole one, and one before it."""
+    """Save the state in place of the older of the two."""
     file = io.BytesIO()
     torch.save(run.state_dict(), file)
-    uri = join(run.args.checkpoint_dir, f"checkpoint-{run.turn}.pt")
+    uri = join(run.args.checkpoint_dir, CHECKPOINTS[run.turn])
     with contextlib.suppress(OSError):
         os.remove(uri)  # many disks create a file in less time than they replace one
     access("write", uri, file.getvalue(), patience=600)
     run.turn = 1 - run.turn
 
 
-def check_state(found: Any, fresh: Any, name: str) -> None:
-    """Compare a state with that of a fresh run; raise ValueError if it is of another kind."""
-    fine = type(found) is type(fresh)
-    if fine and isinstance(fresh, Tensor):
-        fine = found.dtype == fresh.dtype and found.shape == fresh.shape
-        fine = fine and bool(torch.isfinite(found).all())
-    if fine and isinstance(fresh, (dict, list)):
-        fine = len(found) == len(fresh)
-        for key in fresh if isinstance(fresh, dict) else range(len(fresh)):
-            check_state(found[key], fresh[key], str(key))
-    if not fine:
-        raise ValueError(f"unexpected {name}")
+def form(state: Any) -> Any:
+    """Return of what names, types and shapes a state is, and whether its numbers are finite."""
+    if isinstance(state, dict):
+        return {name: form(part) for name, part in state.items()}
+    if isinstance(state, Tensor):
+        return state.dtype, state.shape, bool(torch.isfinite(state).all())
+    return type(state)
+
+
+def read_checkpoint(run: Run, uri: str) -> dict[str, Any]:
+    """Return a state that can be used; {} if there is none. Raises Stop if it is another run's."""
+    data = access("read", uri, must_exist=False)
+    if data is None:
+        return {}
+    try:
+        state = torch.load(io.BytesIO(data), "cpu", weights_only=True)
+        fresh = run.state_dict()
+        fresh["history"] = torch.zeros(len(state["history"]), 4, dtype=torch.float64)
+        differ = [k for k, v in run.made_with.items() if state["made_with"][k] != v]
+        fine = form(state["made_with"]) == form(run.made_with)
+        if not differ:
+            fine = form(state) == form(fresh) and state["next_epoch"] == len(state["history"]) + 1
+            torch.Generator(run.device).set_state(state["shuffle"])
+        if not fine:
+            raise ValueError("its content is of another form")
+    except Exception as error:  # a damaged file makes torch raise errors of many kinds
+        log.warning("skipped %s: it is damaged, or no checkpoint (%.80s)", uri, error)
+        return {"damaged": uri}
+    for name in differ:
+        text = f"{name} was {state['made_with'][name]}, now it is {run.made_with[name]}"
+        raise Stop(f"{uri} is of another run: {text}; use another --checkpoint_dir")
+    return dict(state)
 
 
 def find_checkpoint(run: Run) -> dict[str, Any]:
-    """Return the newest state that can be used; {} if there is none.
-
-    Raises Stop if it is the state of another run, or if no file can be used.
-    """
+    """Return the newest state that can be used; {} if there is none, and none is insisted on."""
     folder = run.args.checkpoint_dir
-    best: dict[str, Any] = {}
-    damaged = []
-    for turn in (0, 1):
-        uri = join(folder, f"checkpoint-{turn}.pt")
-        try:
-            state = torch.load(io.BytesIO(access("read", uri)), "cpu", weights_only=True)
-            check_state(state["made_with"], run.made_with, "made_with")
-            for name, now in run.made_with.items():
-                text = f"{name} was {state['made_with'][name]}, now it is {now}"
-                text = f"the checkpoint in {folder} is of another run: {text}"
-                require(state["made_with"][name] == now, f"{text}; use another --checkpoint_dir")
-            fresh = run.state_dict()
-            fresh["history"] = torch.zeros(1, 4).double().expand(state["next_epoch"] - 1, 4)
-            check_state(state, fresh, "state")
-            torch.Generator(run.device).set_state(state["shuffle"])
-            if state["next_epoch"] > best.get("next_epoch", 0):
-                best = state
-                run.turn = 1 - turn
-        except Absent:
-            continue
-        except Stop:
-            raise
-        except Exception as error:  # a damaged file makes torch raise errors of many kinds
-            text = f"skipped {uri}: it is damaged, or no checkpoint of this script"
-            log.warning("%s (%s)", text, str(error)[:80])
-            damaged.append(uri)
-    require(best or not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
-    require(best or not run.args.resume, f"--resume: there is no checkpoint in {folder}")
-    done = best.get("next_epoch", 1) - 1
+    if not folder or run.rank > 0:  # it may be on the first machine only
+        return {}
+    states = [read_checkpoint(run, join(folder, name)) for name in CHECKPOINTS]
+    newest = max((0, 1), key=lambda turn: states[turn].get("next_epoch", 0))
+    done = states[newest].get("next_epoch", 1) - 1
     require(done <= run.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
-    return best
+    if done:
+        run.turn = 1 - newest
+        return states[newest]
+    damaged = [state["damaged"] for state in states if state]
+    require(not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
+    require(not run.args.resume, f"--resume: there is no checkpoint in {folder}")
+    return {}
 
 
 def load_checkpoint(run: Run) -> None:
-    """Continue from a checkpoint if there is one; it may be on the first machine only."""
-    found: list[Any] = [{}]
+    """Continue from a checkpoint if there is one; all processes, or none."""
     try:
-        if run.args.checkpoint_dir and run.rank == 0:
-            found = [find_checkpoint(run)]
+        found: list[Any] = [find_checkpoint(run)]
     except Stop as error:
         found = [error]
     if run.processes > 1:
@@ -838,9 +808,8 @@ def device_name(device: torch.device) -> str:
     """Return the model of the processor or GPU."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for name in re.findall(r"model name\s*: (.*)", file.read()):
-            return str(name)
+    with contextlib.suppress(OSError, IndexError), open("/proc/cpuinfo") as file:
+        return str(re.findall(r"model name\s*: (.*)", file.read())[0])
     return platform.processor() or platform.machine()
 
 
@@ -914,12 +883,11 @@ def verify(folder: str) -> int:
         raise Stop(f"{uri} is damaged, or was not written by this script", 1) from error
     wrong = 0
     for name, expected in artifacts.items():
-        found: dict[str, Any] = {}
-        with contextlib.suppress(Absent):
-            found = fingerprint(access("read", join(folder, name)))
-        wrong += found != expected
-        log.info("%s %s", "[OK]" if found == expected else "[FAIL]", name)
-    return 1 if wrong else 0
+        data = access("read", join(folder, name), must_exist=False)
+        fine = data is not None and fingerprint(data) == expected
+        wrong += not fine
+        log.info("%s %s", "[OK]" if fine else "[FAIL]", name)
+    return min(wrong, 1)
 
 
 # ------------------------------------------------------------------------------ main
@@ -941,11 +909,7 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
         run_log.uri = ""
         return launch(argv, gpus, processes)
     if rank == 0:
-        try:
-            run_log.save()
-        except Stop:
-            run_log.uri = ""  # once is enough
-            raise
+        run_log.save()
         remove_results(args.model_out)
     else:  # the first process speaks for all
         run_log.uri = ""
@@ -955,13 +919,7 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     run = Run(args, *load_data(args, device))
     load_checkpoint(run)
-    try:
-        with contextlib.closing(Progress(run)) as progress:
-            fit(run, progress)
-    except Stop as error:
-        if error.exit_code == 3 and rank == 0:
-            access("write", join(args.model_out, "eval_history.csv"), history_csv(run))
-        raise
+    fit(run)
     if rank == 0:
         write_results(run, run_log)
     if processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
@@ -986,9 +944,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("interrupted")
         return 130
     except Exception as error:
-        if isinstance(error, MemoryError) or re.search(
-            "allocate.*memory|out of memory", str(error)
-        ):
+        if isinstance(error, MemoryError) or "to allocate" in str(error):  # numpy, PyTorch, CUDA
             needed = str(error)[:300] or "for a whole data file"
             log.error("not enough memory (%s): take a machine with more, or fewer rows", needed)
             return 2
