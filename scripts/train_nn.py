@@ -32,6 +32,7 @@ if __name__ == "__main__":  # a signal during the imports, which take seconds, e
 
 import argparse
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib
@@ -298,8 +299,9 @@ def as_float32(array: Any, what: str, names: Any = ()) -> Tensor:
         log.info("%s: converted from %s to float32", what, array.dtype)
     with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
         array = np.ascontiguousarray(array, np.float32)
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
+    finite = np.isfinite(array)
+    if not finite.all():
+        wrong = np.argwhere(~finite)
         row, *column = wrong[0].tolist()
         place = f"row {row}" + "".join(f", column {i} ({names[i]})" for i in column)
         raise Stop(f"{what} holds {len(wrong)} NaN or infinite values, the first in {place}")
@@ -376,8 +378,8 @@ criterion = nn.BCEWithLogitsLoss(reduction="sum")
 
 
 class Adam:
-    # The class torch.optim.Adam does the same, and imports PyTorch's compiler first: 2 to 3 s.
-    # A script that trains for longer should use it: replace the word Adam below.
+    # Stands in for torch.optim.Adam, whose first use imports PyTorch's compiler: 2 to 3 s.
+    # A script that trains for longer should use that: delete this class, and import the other.
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         self.lr = lr
@@ -402,8 +404,8 @@ class Adam:
         return {"moments": moments, "steps": torch.stack(self.steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        vector_to_parameters(state["moments"].to(self.steps[0].device), self.means + self.squares)
-        self.steps = list(state["steps"].to(self.steps[0].device))
+        vector_to_parameters(state["moments"].to(self.steps[0]), self.means + self.squares)
+        self.steps = list(state["steps"].to(self.steps[0]))
 
 
 @dataclass
@@ -729,12 +731,14 @@ def save_checkpoint(run: Run) -> None:
 
 
 def form(state: Any) -> Any:
-    """Return of what names, types and shapes a state is, and whether its numbers are finite."""
+    """Return of what names, types and shapes a state is; ValueError if it holds NaN."""
     if isinstance(state, dict):
         return {name: form(part) for name, part in state.items()}
-    if isinstance(state, Tensor):
-        return state.dtype, state.shape, bool(torch.isfinite(state).all())
-    return type(state)
+    if not isinstance(state, Tensor):
+        return type(state)
+    if not torch.isfinite(state).all():
+        raise ValueError("it holds NaN or infinite numbers")
+    return state.dtype, state.shape
 
 
 def read_checkpoint(run: Run, uri: str) -> dict[str, Any]:
@@ -744,11 +748,14 @@ def read_checkpoint(run: Run, uri: str) -> dict[str, Any]:
         return {}
     try:
         state = torch.load(io.BytesIO(data), "cpu", weights_only=True)
-        fresh = run.state_dict()
-        fresh["history"] = torch.zeros(len(state["history"]), 4, dtype=torch.float64)
         differ = [k for k, v in run.made_with.items() if state["made_with"][k] != v]
         fine = form(state["made_with"]) == form(run.made_with)
         if not differ:
+            fresh = run.state_dict()
+            fresh["history"] = torch.zeros(len(state["history"]), 4, dtype=torch.float64)
+            optimizer = copy.deepcopy(run.optimizer)  # of torch.optim: has no state before a step
+            optimizer.load_state_dict(state["optimizer"])
+            fresh["optimizer"] = optimizer.state_dict()
             fine = form(state) == form(fresh) and state["next_epoch"] == len(state["history"]) + 1
             torch.Generator(run.device).set_state(state["shuffle"])
         if not fine:

@@ -157,3 +157,20 @@ def test_what_is_set_wins_over_cluster_spec(trainers: Trainers) -> None:
     env = vertex_environment(1, 2222, "CLUSTER_SPEC")
     result = trainers.run("--help", before=show, MASTER_ADDR="set-by-the-image", **env)
     assert result.out.splitlines()[0] == "set-by-the-image 2222 1 2"
+
+
+def test_the_optimizer_of_torch_can_take_the_place_of_ours(
+    local: Case, machines: list[Trainers]
+) -> None:
+    """It stands here because these processes have imported PyTorch's compiler already."""
+
+    def train(out: str, **options: object) -> None:
+        before = "import torch; train_nn.Adam = torch.optim.Adam"
+        result = machines[0].run(*local.argv(out=out, **options), before=before)
+        assert (result.code, result.err) == (0, "")
+
+    train("straight")
+    train("parts", epochs=3, checkpoint_dir=local.place.uri("ck"))
+    train("parts", checkpoint_dir=local.place.uri("ck"))
+    assert "resumed after epoch 3" in local.log("parts")
+    assert local.weights("parts") == local.weights("straight")
