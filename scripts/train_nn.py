@@ -665,8 +665,6 @@ class Progress:
                     self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
                 if self.board:
                     self.board.add_scalar(name, value, epoch)
-            if self.board and last:
-                self.board.close()
         except Exception as error:  # a full disk, say, is no reason to end the training
             log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
             self.tuner = self.board = None
@@ -681,11 +679,15 @@ class Progress:
                 line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
             log.info("epoch %d/%d%s", epoch, epochs, line)
 
+    def close(self) -> None:
+        """Write what TensorBoard still has in memory, however the run ends."""
+        with contextlib.suppress(Exception):
+            self.board and self.board.close()
 
-def fit(run: Run) -> None:
+
+def fit(run: Run, progress: Progress) -> None:
     """Train until all epochs are done, or early stopping or SIGTERM ends it."""
     args = run.args
-    progress = Progress(run)
     saved_at = time.monotonic()
     # Vertex AI always names a folder: a short run leaves nothing there, unless it was asked to.
     asked = args.checkpoint_every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
@@ -926,7 +928,8 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     run = Run(args, *load_data(args, device))
     load_checkpoint(run)
-    fit(run)
+    with contextlib.closing(Progress(run)) as progress:
+        fit(run, progress)
     if rank == 0:
         write_results(run, run_log)
     if processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this

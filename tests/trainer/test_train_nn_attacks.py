@@ -382,6 +382,9 @@ def test_tensorboard_gets_all_metrics_where_vertex_names_a_folder(local: Case) -
     lines = local.place.read("board").decode().split("\n")
     assert lines[0] == "logs" and lines[-2] == "closed" and len(lines) == 2 + 6 + 1
     assert lines[1].startswith("train_loss 0.") and lines[6].startswith("val_accuracy 0.")
+    stop = "def stop(run): raise KeyboardInterrupt\ntrain_nn.one_epoch = stop\n"
+    assert local.trainers.run(*argv, before=fake + stop, cwd=folder, **where).code == 130
+    assert local.place.read("board").decode().split() == ["logs", "closed"]
     local.place.delete("board")
     assert local.trainers.run(*argv, before=fake, cwd=folder).code == 0  # no folder is named
     assert "board" not in local.place.list("")
