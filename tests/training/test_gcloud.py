@@ -13,7 +13,7 @@ import requests
 from google.cloud import aiplatform, storage
 from test_jobs import backing_job, make_job, run, submit, wait_until
 
-from vertex_local.config import Root, ServerRecord
+from vertex_local.config import PROJECT, PROJECT_NUMBER, Root, ServerRecord
 from vertex_local.kernel import clients
 
 IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest"
@@ -27,9 +27,15 @@ def script(tmp_path: Path) -> Path:
 
 def gcloud(root: Root, server: ServerRecord, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `gcloud ai …` with the exports and nothing else that names a project or an account."""
+    return google_cloud_cli(root, server, "ai", *arguments)
+
+
+def google_cloud_cli(
+    root: Root, server: ServerRecord, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     return subprocess.run(
-        ["gcloud", "ai", *arguments],
+        ["gcloud", *arguments],
         env=kept | clients.environment(root, server),
         capture_output=True,
         text=True,
@@ -78,6 +84,23 @@ def test_gcloud_cancels_and_is_refused_in_words(
     assert cancelled.result().returncode == 0
     wait_until(lambda: job.state.name == "JOB_STATE_CANCELLED", "the end of the job")
     assert missing.result().returncode != 0 and "does not exist" in missing.result().stderr
+
+
+@needs_gcloud
+def test_gcloud_sets_and_describes_the_project_as_samples_begin(
+    root: Root, server: ServerRecord
+) -> None:
+    with ThreadPoolExecutor() as threads:
+        found = threads.submit(google_cloud_cli, root, server, "config", "set", "project", PROJECT)
+        other = threads.submit(google_cloud_cli, root, server, "projects", "describe", "my-project")
+        number = google_cloud_cli(
+            root, server, "projects", "describe", PROJECT, "--format=value(projectNumber)"
+        )
+    assert found.result().returncode == 0, found.result().stderr
+    assert "permission" not in found.result().stderr
+    assert number.stdout.strip() == PROJECT_NUMBER
+    assert other.result().returncode != 0
+    assert "Local mode has one project, 'vertex-local'" in other.result().stderr
 
 
 def test_log_entries_come_in_order_and_only_for_one_job(

@@ -25,6 +25,7 @@ def environment(root: Root, record: ServerRecord) -> dict[str, str]:
             "CLOUDSDK_AI_REGION": config.DEFAULT_REGION,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{record.api_url}/",
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": f"{record.api_url}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{record.api_url}/",
             # The storage client would ask for bucket metadata that only Cloud Trace needs.
             "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
             "VERTEX_LOCAL_API": record.api_url,

@@ -17,6 +17,7 @@ from google.cloud.aiplatform_v1.types import (
 )
 
 from vertex_local import budget, config
+from vertex_local.config import PROJECT, PROJECT_NUMBER
 from vertex_local.errors import (
     ApiError,
     FailedPrecondition,
@@ -32,7 +33,7 @@ from vertex_local.registry import handlers as models
 from vertex_local.registry.store import Registry
 from vertex_local.training import log_entries, states, wire
 from vertex_local.training.filters import compile_filter
-from vertex_local.training.names import ResourceName
+from vertex_local.training.names import ResourceName, check_project
 from vertex_local.training.records import Records, Resource
 from vertex_local.tuning import options as tuning_options
 from vertex_local.tuning.tuner import Tuner
@@ -216,6 +217,21 @@ def cancel(service: Service, name: str) -> None:
         service.tuner.cancel(resource.name)
     else:
         service.runner.cancel(resource.name)
+
+
+def get_project(project: str) -> dict[str, str]:
+    """Return local mode's project, in the form of version 1 of the Resource Manager API.
+
+    Args:
+        project: its id or its number.
+    """
+    check_project(project)
+    return {
+        "projectId": PROJECT,
+        "projectNumber": PROJECT_NUMBER,
+        "name": PROJECT,
+        "lifecycleState": "ACTIVE",
+    }
 
 
 def access_token(body: bytes) -> dict[str, Any]:

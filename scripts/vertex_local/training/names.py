@@ -21,6 +21,14 @@ FORM = re.compile(
 REGION = re.compile(r"[a-z]+-[a-z]+\d+")  # the SDK knows the list of them
 
 
+def check_project(project: str) -> None:
+    """Raise PermissionDenied if this is neither the id nor the number of local mode's project."""
+    if project not in (PROJECT, PROJECT_NUMBER):
+        raise PermissionDenied(
+            f"Local mode has one project, {PROJECT!r}; there is no access to {project!r}."
+        )
+
+
 @dataclass(frozen=True)
 class ResourceName:
     """The name of one resource; without an id, of all of a kind; without a kind, of a location.
@@ -46,11 +54,7 @@ class ResourceName:
         match = FORM.fullmatch(text)
         if match is None:
             raise InvalidArgument(f"{text!r} is not a name such as projects/…/locations/….")
-        if match["project"] not in (PROJECT, PROJECT_NUMBER):
-            raise PermissionDenied(
-                f"Local mode has one project, {PROJECT!r}; there is no access to "
-                f"{match['project']!r}."
-            )
+        check_project(match["project"])
         if not REGION.fullmatch(match["location"]):
             raise InvalidArgument(
                 f"{match['location']!r} is not the name of a region, such as us-central1."

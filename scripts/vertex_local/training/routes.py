@@ -73,6 +73,7 @@ def application(service: Service) -> Starlette:
         for version in ("/v1", "/ui")
     ]
     routes.append(Route("/v2/entries:list", list_log_entries, methods=["POST"]))
+    routes.append(Route("/v1/projects/{project}", get_project, methods=["GET"]))
     routes.append(Route("/token", access_token, methods=["POST"]))
     for kind in ("models", "tensorboards"):
         routes += [
@@ -129,6 +130,12 @@ async def list_log_entries(request: Request) -> Response:
         handlers.list_log_entries, request.app.state.service, await _body(request)
     )
     return JSONResponse({"entries": found})
+
+
+async def get_project(request: Request) -> Response:
+    """Answer `gcloud config set project` and `gcloud projects describe`, of Resource Manager."""
+    _name(request)
+    return JSONResponse(handlers.get_project(request.path_params["project"]))
 
 
 async def access_token(request: Request) -> Response:
