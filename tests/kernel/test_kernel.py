@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from vertex_local.config import ServerRecord
+import pytest
+
+from vertex_local.config import Root, ServerRecord
+from vertex_local.jobs import log
+from vertex_local.kernel.__main__ import JobWarnings
 
 BEGIN = """
 import sys
@@ -63,3 +67,23 @@ def test_and_also_if_it_was_imported_before(server: ServerRecord) -> None:
     before, after = python(f"print(where())\n{POINT}print(where())")
     assert before == "None"  # that is Google's own
     assert after == server.api_url
+
+
+def test_what_all_trials_of_a_search_warn_of_is_shown_once(
+    own_root: Root, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_root.create()
+    warnings = JobWarnings(own_root)
+    texts = {"1": "the image is old", "2": "the image is old", "3": "the image is unknown"}
+    for number, text in texts.items():
+        folder = own_root.jobs / number
+        folder.mkdir()
+        write = log.ServiceLog(folder)
+        write(f"{log.WARNING} {text}")
+        write(log.RUNNING)
+        write.close()
+    warnings.show()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [f"{log.WARNING} the image is old", f"{log.WARNING} the image is unknown"]
+    warnings.show()
+    assert capsys.readouterr().out == ""

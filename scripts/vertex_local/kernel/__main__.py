@@ -79,14 +79,18 @@ class JobWarnings:
         return sorted(self._jobs.iterdir()) if self._jobs.is_dir() else []
 
     def show(self) -> None:
-        """Print the warnings of jobs that were started since the last call."""
+        """Print the warnings of jobs that were started since the last call, each one once.
+
+        The trials of a search all have the same.
+        """
+        warnings: dict[str, None] = {}
         for folder in self._folders():
             said = [] if folder in self._seen else [line.text for line in log.service_lines(folder)]
             if log.RUNNING in said:  # warnings come before that
                 self._seen.add(folder)
-                for text in said:
-                    if text.startswith(log.WARNING):
-                        print(text)
+                warnings |= dict.fromkeys(text for text in said if text.startswith(log.WARNING))
+        for text in warnings:
+            print(text)
 
 
 def refuse_cells(shell: Any, reason: str) -> None:
