@@ -71,16 +71,17 @@ def down(root: Root, _args: argparse.Namespace) -> int:
 
 
 def status(root: Root, _args: argparse.Namespace) -> int:
-    """Show the server, the buckets and the jobs."""
+    """Show the server, the buckets, the searches and the jobs."""
     record = daemon.find(root)
     where = f"running (process {record.pid}, {record.api_url})" if record else "not running"
     print(f"Local mode for {root.path}: {where}")
     if record:
         print(f"Page (the link works once): {daemon.page_link(record)}")
     if root.database.exists():
-        from vertex_local.report import print_buckets, print_budget, print_jobs
+        from vertex_local.report import print_buckets, print_budget, print_jobs, print_searches
 
         print_buckets(root)
+        print_searches(root)
         print_jobs(root)
         if root.budget.is_file():
             print_budget(root)

@@ -1,12 +1,13 @@
-"""The buckets and jobs of a root as short tables, for `vertex-local status`."""
+"""The buckets, searches and jobs of a root as short tables, for `vertex-local status`."""
 
 from __future__ import annotations
 
-from google.cloud.aiplatform_v1.types import CustomJob
+from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob, Trial
 
 from vertex_local import costs
 from vertex_local.budget import Budget
 from vertex_local.config import Root
+from vertex_local.console.searches import search_of
 from vertex_local.jobs import log
 from vertex_local.training import states
 from vertex_local.training.names import ResourceName
@@ -22,6 +23,40 @@ def print_buckets(root: Root) -> None:
     for folder in folders:
         sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         print(f"  gs://{folder.name:<40} {len(sizes):>5} objects {sum(sizes) / 1e6:>9.3f} MB")
+
+
+def print_searches(root: Root) -> None:
+    """Print the newest tuning jobs: state, trials, best value; nothing if there are none.
+
+    A trial is among the jobs, as NAME-trial-ID.
+    """
+    records = Records(root.database)
+    searches = records.searches()
+    records.close()
+    if not searches:
+        return
+    more = f", the newest {NEWEST}:" if len(searches) > NEWEST else ""
+    print(f"Hyperparameter tuning jobs: {len(searches)}{more}")
+    for search in reversed(searches[-NEWEST:]):
+        state = search.state.name.removeprefix("JOB_STATE_")
+        print(f"  {_start(search)}  {state:<10} {_seconds(search):>8}  {search.display_name}")
+        if search.state == states.FAILED:
+            print(f"    {str(search.error.message).splitlines()[0]}")
+        for note in log.warnings(root, ResourceName.of(search).id):
+            print(f"    {note}")
+        print(f"    {_trials(search)}")
+
+
+def _trials(search: HyperparameterTuningJob) -> str:
+    """Return how far a search is, and its best trial so far."""
+    of_state = [trial.state for trial in search.trials]
+    done = of_state.count(Trial.State.SUCCEEDED)
+    failed = of_state.count(Trial.State.INFEASIBLE)
+    text = f"Trials: {done} done, {failed} failed, of at most {search.max_trial_count}."
+    shown = search_of(search)
+    if shown.best is None:
+        return text
+    return f"{text} Best {shown.metric}: {shown.best.metric:.6g} (trial {shown.best.id})."
 
 
 def print_jobs(root: Root) -> None:
@@ -60,11 +95,11 @@ def print_budget(root: Root) -> None:
     )
 
 
-def _start(job: CustomJob) -> str:
+def _start(job: CustomJob | HyperparameterTuningJob) -> str:
     return f"{job.create_time.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _seconds(job: CustomJob) -> str:
+def _seconds(job: CustomJob | HyperparameterTuningJob) -> str:
     if not (job.start_time and job.end_time):
         return "-"
     return f"{(job.end_time - job.start_time).total_seconds():.1f} s"
