@@ -100,6 +100,8 @@ def test_upload_and_download_in_every_form(bucket: storage.Bucket, tmp_path: Pat
     with bucket.blob("file.bin").open("rb") as file:
         file.seek(99_990)
         assert file.read() == data[99_990:]
+    xml = f"{bucket.client._connection.API_BASE_URL}/{bucket.name}/file.bin"  # as Arrow reads
+    assert requests.get(xml, timeout=30).content == data
     with pytest.raises(exceptions.NotFound, match=f"No such object: {bucket.name}/none"):
         bucket.blob("none").download_as_bytes()
 
@@ -411,6 +413,8 @@ def test_metadata(bucket: storage.Bucket) -> None:
     assert (again.cache_control, again.custom_time) == ("no-store", blob.custom_time)
     assert again.download_as_bytes() == b"m"
     assert again.updated >= again.time_created
+    again.update()  # sends everything, to the same end
+    assert bucket.get_blob("m").metadata == {"two": "2", "three": "drei ä"}
     with pytest.raises(exceptions.BadRequest, match="not a string"):
         bucket.client._connection.api_request(
             method="PATCH", path=again.path, data={"metadata": {"n": 1}}

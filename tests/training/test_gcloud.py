@@ -14,6 +14,7 @@ from google.cloud import aiplatform, storage
 from test_jobs import backing_job, make_job, run, submit, wait_until
 
 from vertex_local.config import PROJECT, PROJECT_NUMBER, Root, ServerRecord
+from vertex_local.jobs import log
 from vertex_local.kernel import clients
 
 IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest"
@@ -155,3 +156,20 @@ def test_log_entries_come_in_order_and_only_for_one_job(
     assert ask(expression.replace(number, "1")).json()["entries"] == []
     assert ask('severity="ERROR"').status_code == 405
     assert ask("").status_code == 405
+
+
+def test_a_line_has_the_time_at_which_it_was_written(
+    script: Path, bucket: storage.Bucket, root: Root
+) -> None:
+    code = """
+import time
+for _ in range(3):
+    print(time.time(), flush=True)
+    time.sleep(1)
+"""
+    job = make_job(script, bucket, code)
+    run(job)
+    folder = root.jobs / backing_job(job).name.rpartition("/")[2]
+    lines = log.printed_lines(folder / "job.log")
+    late = [moment.timestamp() - float(text) for moment, text in lines]
+    assert len(late) == 3 and all(-0.1 < each < 0.9 for each in late), late

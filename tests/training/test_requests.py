@@ -292,3 +292,11 @@ def test_numbers_that_json_cannot_say_are_refused(server: ServerRecord, value: b
 def test_log_filters_that_are_no_text_are_refused(server: ServerRecord, body: bytes) -> None:
     message = assert_google_error(send(server, "POST", "/v2/entries:list", body), 400)
     assert "Error" not in message
+
+
+def test_an_operation_can_be_asked_for_at_both_addresses(server: ServerRecord) -> None:
+    parent = "projects/vertex-local/locations/us-central1"
+    for version in ("v1", "ui"):
+        answer = send(server, "GET", f"/{version}/{parent}/operations/1").json()
+        assert answer["done"] is True and answer["name"].endswith("/operations/1")
+    assert_google_error(send(server, "GET", f"/v2/{parent}/operations/1"), 405)

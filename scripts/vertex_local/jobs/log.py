@@ -2,7 +2,7 @@
 
 `service.log` in the job's folder holds the service's lines, with the time and the part of the job
 that says them; `job.log` holds what the primary replica prints, `workerpoolN-M.log` what another
-one prints.
+one prints. Beside each of these grows a file `….times`: how long the log was at which moment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import os
 import re
 import shlex
 import stat
+import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -31,6 +34,9 @@ STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 LINE = re.compile(r"(?P<stamp>[\d-]+T[\d:.]+Z) (\[(?P<task>[\w-]+)\] )?(?P<text>.*)")
 WARNING = "warning of local mode:"  # marks it as local mode's: Vertex AI says nothing like it
 NOTE = "note of local mode:"
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+GROWN = re.compile(r"(?P<size>\d{1,19}) (?P<nanoseconds>\d{1,19})")
+LOOK_SECONDS = 0.1  # between two looks at how long a log is
 TAIL_LINES = 40  # how much of the log a failed job's message may carry …
 TAIL_BYTES = 16_384  # … at most
 
@@ -94,10 +100,18 @@ class ServiceLog:
 
 
 class ReplicaLogs:
-    """The files that receive what the replicas of a job print, open as long as the job runs."""
+    """The files that receive what the replicas of a job print, open as long as the job runs.
+
+    Replicas write into them directly, so a thread looks how they grow.
+    """
 
     def __init__(self, folder: Path, replicas: Sequence[Replica]) -> None:
-        self._files = {each.name: _open(log_path(folder, each)) for each in replicas}
+        paths = {each.name: log_path(folder, each) for each in replicas}
+        self._files = {name: _open(path) for name, path in paths.items()}
+        self._times = {name: _open(path.with_suffix(".times")) for name, path in paths.items()}
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def of(self, replica: Replica) -> BinaryIO:
         """Return the file of a replica."""
@@ -105,8 +119,20 @@ class ReplicaLogs:
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files.values():
+        self._closed.set()
+        self._watcher.join()
+        for file in (*self._files.values(), *self._times.values()):
             file.close()
+
+    def _watch(self) -> None:
+        sizes = dict.fromkeys(self._files, 0)
+        while not self._closed.wait(LOOK_SECONDS):
+            for name, file in self._files.items():
+                now = os.fstat(file.fileno())
+                if now.st_size != sizes[name]:
+                    sizes[name] = now.st_size
+                    with suppress(OSError):  # a full disk must not end the watch
+                        self._times[name].write(b"%d %d\n" % (now.st_size, now.st_mtime_ns))
 
 
 def _open(path: Path) -> BinaryIO:
@@ -115,15 +141,47 @@ def _open(path: Path) -> BinaryIO:
 
 def text_of(path: Path) -> str:
     """Return what a log says, without secrets; nothing if it is no file any more."""
+    text = _read(path)[0].decode(errors="replace")
+    return hide(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def printed_lines(path: Path) -> list[tuple[datetime, str]]:
+    """Return the lines of a replica's log, each with the time at which it was written.
+
+    The time is the one of the log's last change when the line was first seen: exact for a script
+    that prints now and then, and at most `LOOK_SECONDS` late for one that prints all the time. No
+    two lines have the same time, which keeps their order.
+    """
+    content, changed = _read(path)
+    grown = map(GROWN.fullmatch, text_of(path.with_suffix(".times")).splitlines())
+    looks = [(int(each["size"]), int(each["nanoseconds"])) for each in grown if each]
+    looks.append((len(content), changed))
+    found: list[tuple[datetime, str]] = []
+    size = look = 0
+    moment = EPOCH
+    for line in content.splitlines(keepends=True):
+        size += len(line)
+        while looks[look][0] < size and look + 1 < len(looks):
+            look += 1
+        seen = EPOCH + timedelta(microseconds=looks[look][1] // 1000)
+        moment = max(moment + timedelta(microseconds=1), seen)
+        found.append((moment, hide(line.decode(errors="replace").rstrip("\r\n"))))
+    return found
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    """Return a log's content and the time of its last change, in nanoseconds since 1970."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return ""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # such as a FIFO, in which one can wait
+        return b"", 0
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):  # such as a FIFO, in which one can wait
         os.close(descriptor)
-        return ""
-    with os.fdopen(descriptor, errors="replace") as file:
-        return hide(file.read())
+        return b"", 0
+    with os.fdopen(descriptor, "rb") as file:
+        changed = min(max(0, status.st_mtime_ns), time.time_ns())  # a script can set any time
+        return file.read(), changed
 
 
 def service_lines(folder: Path) -> list[Line]:

@@ -1,15 +1,14 @@
 """The logs of a job as Cloud Logging entries, for `gcloud ai custom-jobs stream-logs`.
 
-Lines of the service carry their own times. A line that a script printed has none: it gets the time
-at which its replica started, plus its line number in microseconds. That keeps the order, and gives
-the same time at every request.
+Lines of the service carry their own times. A line that a script printed has the time at which it
+was written, as `jobs/log.py` notes it while the log grows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob
@@ -59,23 +58,20 @@ def entries(root: Root, job: Job, expression: str) -> list[dict[str, Any]]:
 
 def _of_trials(root: Root, job: Job) -> Iterator[dict[str, Any]]:
     for trial in job.trials if isinstance(job, HyperparameterTuningJob) else ():
-        for entry in _all(root, CustomJob(name=trial.custom_job, start_time=trial.start_time)):
+        for entry in _all(root, CustomJob(name=trial.custom_job)):
             entry["resource"]["labels"]["job_id"] = ResourceName.of(job).id
             yield entry | {"labels": {"ml.googleapis.com/trial_id": trial.id}}
 
 
 def _all(root: Root, job: Job) -> Iterator[dict[str, Any]]:
     folder = root.jobs / ResourceName.of(job).id
-    began: dict[str, datetime] = {}
     for line in log.service_lines(folder):
-        began[line.task] = line.moment  # a replica's last words are the command that it runs
         yield _entry(job, line.task, line.moment, line.text)
     for file in sorted(folder.glob("*.log")):
         if file.name != log.SERVICE_LOG:
             task = log.PRIMARY if file.stem == "job" else file.stem
-            start = began.get(task, job.start_time)
-            for number, text in enumerate(log.text_of(file).splitlines(), start=1):
-                yield _entry(job, task, start + timedelta(microseconds=number), text)
+            for moment, text in log.printed_lines(file):
+                yield _entry(job, task, moment, text)
 
 
 def _entry(job: Job, task: str, moment: datetime, text: str) -> dict[str, Any]:
