@@ -55,6 +55,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--notebooks", nargs="+", type=Path, default=NOTEBOOKS, metavar="NOTEBOOK")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as for Ctrl-C
+    if "VERTEX_LOCAL_API" in os.environ:
+        print(
+            "workshop.py: this shell is set up for local mode, from which nothing reaches Google "
+            "Cloud. Rehearse in a new shell.",
+            file=sys.stderr,
+        )
+        return 1
     try:
         credentials, _ = google.auth.default(
             scopes=["https://www.googleapis.com/auth/cloud-platform"]

@@ -61,7 +61,7 @@ def test_another_job_is_left_alone(bucket: storage.Bucket, tmp_path: Path) -> No
     other = submit(bucket, daemonize(second, "dict(__import__('os').environ)") + wait)
     wait_until(second.exists, "the other job")
     submit(bucket, daemonize(first, "dict(__import__('os').environ)")).wait_for_completion()
-    assert not alive(int(first.read_text()))
+    wait_until(lambda: not alive(int(first.read_text())), "the end of what the job left")
     assert alive(int(second.read_text()))
     other.cancel()
     wait_until(lambda: not alive(int(second.read_text())), "the end of the cancelled job")

@@ -15,7 +15,7 @@ import pytest
 from clones import make_clone
 
 from vertex_local.config import Root
-from vertex_local.notebooks import execution
+from vertex_local.notebooks import checking
 
 NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
 RESTART = "%reset -f"  # forgets every name, as a restart does, and is quicker
@@ -53,7 +53,7 @@ def execute(cells: Cells, path: Path) -> nbformat.NotebookNode:
     for number, cell in enumerate(copies):
         cell.id = f"cell-{number}"
     notebook = nbformat.v4.new_notebook(cells=copies)
-    execution.run(notebook, path)
+    checking.run(notebook, path)
     return notebook
 
 
@@ -77,5 +77,5 @@ def test_every_cell_can_be_run_again_and_every_section_after_a_restart(
 def test_a_section_without_setup_is_noticed(repo: Path, own_root: Root, tmp_path: Path) -> None:
     path = make_clone(repo, tmp_path / "clone") / "notebooks" / NAME
     parts = sections(nbformat.read(path, as_version=4))
-    with pytest.raises(execution.NotebookFailed, match="NameError"):
+    with pytest.raises(checking.NotebookFailed, match="NameError"):
         execute(parts["Clean up"], path)

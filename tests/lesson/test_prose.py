@@ -49,7 +49,10 @@ MODULES |= {
 FOR_NOTEBOOKS = {"e2-standard-2"}
 # Names that a text calls wrong, or that belong to somebody else's program.
 WRONG = {"NVIDIA_A100_40GB"}
-FOREIGN = re.compile(r"(gcloud|gsutil|pytest|pip|git|conda|sha256sum|torchrun|python3? -m) ")
+FOREIGN = re.compile(
+    r"(gcloud|gsutil|pytest|pip|git|conda|sha256sum|tensorboard|torchrun|python3? -m) "
+)
+OF_PYTEST = re.compile(r"--(nbval|reruns|lf|ff|junitxml|numprocesses|dist)")  # and its plugins
 # What runs write, described in data/README.md.
 WRITTEN = {"eval_history.csv", "task.py"}
 
@@ -167,7 +170,8 @@ def test_options_exist(texts: dict[Path, str], repo: Path) -> None:
     for path, name in code_names(texts):
         for option in [] if FOREIGN.match(name) else OPTION.findall(name):
             plain = option.replace("--no_", "--").replace("--no-", "--")
-            assert {option, plain} & known, f"{path.name}: {name}"
+            found = {option, plain} & known or OF_PYTEST.match(option)
+            assert found, f"{path.name}: {name}"
 
 
 def anchors(text: str) -> set[str]:

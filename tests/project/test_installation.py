@@ -97,7 +97,7 @@ def test_a_wheel_has_local_mode_and_nothing_else_at_its_top(wheel: Path, repo: P
     source = repo / "scripts" / OFFERED
     written = {path for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     needed = {
-        path.relative_to(source.parent).as_posix() for path in written - {*source.glob("*.md")}
+        path.relative_to(source.parent).as_posix() for path in written - {*source.rglob("*.md")}
     }
     assert set(files) - needed == {name for name in files if name.startswith(info)}
     assert needed <= set(files)

@@ -124,11 +124,22 @@ def test_without_an_account_nothing_is_started(
     assert "gcloud auth application-default login" in printed and "Nothing was started" in printed
 
 
-def test_the_command_says_what_is_missing_without_an_account(
+WORDS = ["--project", "p", "--bucket", "doe-new", "--region", DEFAULT_REGION, "--yes"]
+
+
+def test_a_shell_of_local_mode_is_no_place_for_it(
     server: ServerRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--project", "p", "--bucket", "doe-new", "--region", DEFAULT_REGION, "--yes"]
-    assert rehearse.main(words) == 1  # local mode's environment hides whatever account there is
+    assert rehearse.main(WORDS) == 1
+    assert "this shell is set up for local mode" in capsys.readouterr().err
+
+
+def test_the_command_says_what_is_missing_without_an_account(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("VERTEX_LOCAL_API", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "no-account.json"))
+    assert rehearse.main(WORDS) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[FAIL]        No Google account was found. Run `gcloud auth")
     for number, check in enumerate(("services", "bucket", "quota", "images"), start=1):

@@ -108,7 +108,8 @@ def test_and_its_exit_code_is_that_of_the_processes(local: Case, machines: list[
     argv = local.argv(train=local.place.uri("missing"))
     result = machines[0].run(*argv, before=TWO_GPUS)
     assert result.code == 2
-    assert result.err.count("ERROR: cannot read") == 2 and "Traceback" not in result.err
+    # torchrun may end the second process before it has said the same.
+    assert "ERROR: cannot read" in result.err and "Traceback" not in result.err
     assert local.place.list("run") == ["training.log"]
 
 

@@ -93,7 +93,7 @@ class Checking:
         failed = self._jobs.failed()
         findings = [
             Finding(f"the job {job.display_name!r} ended as FAILED, and no cell failed by it")
-            for job in failed
+            for job in self._jobs.unaccounted()
             if not local_jobs.is_meant_to_fail(job, self._meant)
         ]
         findings += [

@@ -19,16 +19,21 @@ class LocalJobs:
         """Begin to look; `root` need not have had a server yet."""
         self._root = root
         self._known = {job.name for job in jobs(root)}
+        self._settled: set[str] = set()
 
     def settle(self) -> None:
         """Take no more account of jobs that have failed so far: a cell failed by them."""
-        self._known |= {job.name for job in self.failed()}
+        self._settled |= {job.name for job in self.failed()}
 
     def failed(self) -> list[Any]:
-        """Return the jobs that failed and that no cell has accounted for."""
+        """Return all jobs that failed."""
         from vertex_local.training.states import FAILED
 
         return [job for job in self._new() if job.state == FAILED]
+
+    def unaccounted(self) -> list[Any]:
+        """Return the jobs that failed, and no cell by them."""
+        return [job for job in self.failed() if job.name not in self._settled]
 
     def wait(self, seconds: float) -> list[Any]:
         """Wait until no job is active any more; return those that are after `seconds`."""
