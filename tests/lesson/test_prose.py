@@ -50,7 +50,7 @@ FOR_NOTEBOOKS = {"e2-standard-2"}
 # Names that a text calls wrong, or that belong to somebody else's program.
 WRONG = {"NVIDIA_A100_40GB"}
 FOREIGN = re.compile(
-    r"(%%script|gcloud|gsutil|pytest|pip|git|conda|sha256sum|tensorboard|torchrun|python3? -m) "
+    r"(%%\w+|gcloud|gsutil|pytest|pip|git|conda|sha256sum|tensorboard|torchrun|python3? -m) "
 )
 OF_PYTEST = re.compile(r"--(nbval|reruns|lf|ff|junitxml|numprocesses|dist)")  # and its plugins
 # What runs write, described in data/README.md.
