@@ -18,7 +18,7 @@ from vertex_local.config import LocalModeError, Root, ServerRecord
 from vertex_local.kernel import spec
 from vertex_local.secret import Key
 from vertex_local.server import daemon, ports
-from vertex_local.storage import mount
+from vertex_local.storage import mount, names
 from vertex_local.storage.objects import open_records
 from vertex_local.training.records import Records
 
@@ -34,7 +34,7 @@ def report(root: Root) -> int:
     """Print one line per finding; return 0 if nothing is wrong, else 1."""
     failures = 0
     for check in (
-        *(python, packages, packaging_tool, free_ports, disk, own_files, kernel_spec),
+        *(python, packages, packaging_tool, free_ports, disk, own_files, buckets, kernel_spec),
         *(emulator, gcs),
     ):
         try:
@@ -134,6 +134,22 @@ def own_files(root: Root) -> Iterator[str]:
     if os.path.lexists(root.database):
         with closing(Records(root.database)) as records:
             yield f"{records.check()} records of jobs and pipelines can be read"
+
+
+def buckets(root: Root) -> Iterator[str]:
+    """Whatever lies among the buckets is one: no client sees anything else there."""
+    entries = sorted(root.buckets.iterdir()) if root.buckets.is_dir() else []
+    shown = [entry for entry in entries if not entry.name.startswith(".")]  # not .DS_Store
+    for entry in shown:
+        problem = names.bucket_name_problem(entry.name)
+        if entry.is_symlink() or not entry.is_dir():
+            problem = "a bucket is a folder"
+        if problem:
+            raise LocalModeError(
+                f"{entry} is no bucket, so no client sees it: {problem}. Move it into a bucket's "
+                "folder, rename it, or delete it."
+            )
+    yield f"buckets in {root.buckets}: {len(shown)}"
 
 
 def kernel_spec(_root: Root) -> Iterator[str]:

@@ -15,8 +15,8 @@ import pytest
 import requests
 from google.cloud import storage
 
-from vertex_local import cli
-from vertex_local.config import Root, ServerRecord
+from vertex_local import cli, doctor
+from vertex_local.config import LocalModeError, Root, ServerRecord
 from vertex_local.kernel import clients
 from vertex_local.kernel.spec import DISPLAY_NAME
 from vertex_local.server import daemon
@@ -253,6 +253,31 @@ def test_doctor_finds_nothing_wrong_here(own_root: Root) -> None:
     assert "Cloud Storage answers" in finished.stdout
     assert "/gcs" in finished.stdout.splitlines()[-1]  # whether there is one or not
     assert daemon.find(own_root) is None
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ("My_Bucket/", "only lowercase letters"),
+        ("model.pt", "a bucket is a folder"),
+        ("link@", "a bucket is a folder"),
+    ],
+)
+def test_doctor_names_what_no_client_sees_among_the_buckets(
+    own_root: Root, tmp_path: Path, made: str, words: str
+) -> None:
+    own_root.create()
+    (own_root.buckets / "typed-wrong").mkdir()  # a bucket nevertheless
+    assert list(doctor.buckets(own_root)) == [f"buckets in {own_root.buckets}: 1"]
+    path = own_root.buckets / made.rstrip("/@")
+    if made.endswith("/"):
+        path.mkdir()
+    elif made.endswith("@"):
+        path.symlink_to(tmp_path)
+    else:
+        path.touch()
+    with pytest.raises(LocalModeError, match=f"{path.name} is no bucket.*{words}"):
+        list(doctor.buckets(own_root))
 
 
 def test_doctor_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
