@@ -265,14 +265,26 @@ def _raised(content: dict[str, Any], bases: tuple[str, ...]) -> Raised:
     )
 
 
-# A module of its own in the kernel, so that it leaves no name among those of the notebook.
+def _watch_texts() -> dict[str, str]:
+    """Return the texts of the package `watch`, by the names that its modules have in the kernel."""
+    folder = Path(watch.__file__).parent
+    texts = {
+        f"{watch.SOURCE}.{name}": (folder / f"{name}.py").read_text() for name in watch.MODULES
+    }
+    return texts | {watch.SOURCE: Path(watch.__file__).read_text()}
+
+
+# Modules of their own in the kernel, so that they leave no name among those of the notebook.
 _WATCH = f"""
 def install():
     import sys, types
-    module = sys.modules[{watch.SOURCE!r}] = types.ModuleType({watch.SOURCE!r})
-    module.get_ipython = get_ipython
-    code = compile({Path(watch.__file__).read_text()!r}, "<watch>", "exec")
-    exec(code, module.__dict__)
+    texts = {_watch_texts()!r}
+    modules = {{name: types.ModuleType(name) for name in texts}}
+    sys.modules.update(modules)
+    modules[{watch.SOURCE!r}].get_ipython = get_ipython
+    for name, module in modules.items():
+        module.__package__ = {watch.SOURCE!r}
+        exec(compile(texts[name], "<watch>", "exec"), module.__dict__)
 
 install()
 del install

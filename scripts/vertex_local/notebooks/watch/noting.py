@@ -1,0 +1,68 @@
+"""What was noted in the kernel, the hooks by which it was, and words for it."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+LONGEST_NOTES = 200  # of one cell
+
+
+class Notes:
+    """What was noted since the last report."""
+
+    def __init__(self) -> None:
+        self._notes: list[dict[str, Any]] = []
+
+    def add(self, kind: str, what: str, details: str = "", seconds: float = 0.0) -> None:
+        """Note something, unless the same is noted already."""
+        note = {"kind": kind, "what": what, "details": details, "seconds": seconds}
+        if len(self._notes) < LONGEST_NOTES and (seconds or note not in self._notes):
+            self._notes.append(note)
+
+    def error(self, kind: str, what: str, error: BaseException) -> None:
+        """Note an exception with its traceback."""
+        self.add(kind, f"{what}: {type(error).__name__}: {error}", traceback_of(error))
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the notes and begin anew."""
+        taken, self._notes = self._notes, []
+        return taken
+
+
+notes = Notes()
+hooks: list[tuple[str, Any, str, Any]] = []  # what is in place: kind, owner, attribute, value
+
+
+def hook(owner: Any, name: str, value: Any, kind: str = "replaced") -> None:
+    """Put a function of these files in the place of another.
+
+    Args:
+        owner: the module or class that has it.
+        name: its name there.
+        value: the function that takes its place.
+        kind: of the note, if a cell puts something else there.
+    """
+    setattr(owner, name, value)
+    hooks.append((kind, owner, name, value))
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the last lines of an exception's traceback."""
+    lines = traceback.format_exception(type(error), error, error.__traceback__)
+    return "".join(lines)[-4000:]
+
+
+def explain(status: int) -> str:
+    """Return in words what is wrong with the exit status of a command; "" if nothing is."""
+    if status == 127:
+        return "the command was not found (exit status 127)"
+    if status < 0:
+        return f"it was ended by signal {-status}"
+    return f"exit status {status}" if status else ""
+
+
+def shortened(text: str) -> str:
+    """Return the first line of a text, at most 80 characters of it."""
+    line = next(iter(text.strip().splitlines()), "")
+    return line if len(line) <= 80 else f"{line[:80]} …"
