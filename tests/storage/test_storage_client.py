@@ -385,6 +385,11 @@ def test_batch(bucket: storage.Bucket) -> None:
         bucket.blob("b").delete()
         bucket.blob("a").delete()
     assert names(bucket.list_blobs()) == []
+    older = f"{client._connection.API_BASE_URL}/batch"
+    path = f"GET /storage/v1/b/{bucket.name} HTTP/1.1"
+    body = f"--x\r\nContent-Type: application/http\r\n\r\n{path}\r\n\r\n\r\n--x--"
+    kind = {"Content-Type": 'multipart/mixed; boundary="x"'}
+    assert "HTTP/1.1 200" in requests.post(older, body, headers=kind, timeout=30).text
     put(bucket, "x", "y")
     with client.batch():
         for name in ("x", "y"):
