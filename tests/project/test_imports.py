@@ -47,16 +47,22 @@ def row_of(module: str) -> int:
     return found[0]
 
 
-def imported(source: str, modules: set[str]) -> Iterator[str]:
-    """Yield the modules that a file imports, those inside functions included."""
+def imported(source: str, modules: set[str], package: str) -> Iterator[str]:
+    """Yield the modules that a file of a package imports, those inside functions included."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide which room is meant"
+            assert node.level <= 1, "imports from a room above hide which one is meant"
+            module = f"{package}.{node.module}" if node.level else str(node.module)
             for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in modules else str(node.module)
+                inner = f"{module}.{alias.name}"
+                yield inner if inner in modules else module
+
+
+def package(name: str, path: Path) -> str:
+    """Return the package that a module is in, or is."""
+    return name if path.stem == "__init__" else name.rpartition(".")[0]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def graph(repo: Path) -> Graph:
         for path in [*scripts.glob(f"{top}.py"), *scripts.glob(f"{top}/**/*.py")]
     }
     return {
-        name: set(imported(path.read_text(), set(files))) & set(files) - {name}
+        name: set(imported(path.read_text(), set(files), package(name, path))) & set(files) - {name}
         for name, path in files.items()
     }
 
@@ -120,7 +126,9 @@ def test_there_is_no_circle(graph: Graph) -> None:
     ],
 )
 def test_every_form_of_import_is_seen(source: str) -> None:
-    assert list(imported(source, {"vertex_local.jobs.runner"})) == ["vertex_local.jobs.runner"]
+    assert list(imported(source, {"vertex_local.jobs.runner"}, "vertex_local")) == [
+        "vertex_local.jobs.runner"
+    ]
     assert row_of("jobs.runner") > row_of("storage.objects")
 
 
@@ -146,5 +154,5 @@ def test_nothing_of_local_mode_uses_the_lesson(graph: Graph) -> None:
 
 def test_the_entry_needs_the_standard_library_only(repo: Path) -> None:
     source = (repo / "scripts" / "workshop.py").read_text()
-    packages = {name.partition(".")[0] for name in imported(source, set())}
+    packages = {name.partition(".")[0] for name in imported(source, set(), "vertex_local")}
     assert packages <= sys.stdlib_module_names
