@@ -52,7 +52,8 @@ WRONG = {"NVIDIA_A100_40GB"}
 FOREIGN = re.compile(
     r"(%%\w+|gcloud|gsutil|pytest|pip|git|conda|sha256sum|tensorboard|torchrun|python3? -m) "
 )
-OF_PYTEST = re.compile(r"--(nbval|reruns|lf|ff|junitxml|numprocesses|dist)")  # and its plugins
+# Options of pytest with its plugins, and of Jupyter's magics.
+OF_OTHERS = re.compile(r"--(nbval|reruns|lf|ff|junitxml|numprocesses|dist|no-raise-error|bg)")
 # What runs write, described in data/README.md.
 WRITTEN = {"eval_history.csv", "task.py"}
 
@@ -170,7 +171,7 @@ def test_options_exist(texts: dict[Path, str], repo: Path) -> None:
     for path, name in code_names(texts):
         for option in [] if FOREIGN.match(name) else OPTION.findall(name):
             plain = option.replace("--no_", "--").replace("--no-", "--")
-            found = {option, plain} & known or OF_PYTEST.match(option)
+            found = {option, plain} & known or OF_OTHERS.match(option)
             assert found, f"{path.name}: {name}"
 
 

@@ -131,15 +131,7 @@ def environment(
     }
     if len(replicas) > 1:
         variables["TF_CONFIG"] = json.dumps(_tf_config(replica, replicas))
-    base = str(job.job_spec.base_output_directory.output_uri_prefix).rstrip("/")
-    if base:
-        variables |= {
-            "AIP_MODEL_DIR": f"{base}/model/",
-            "AIP_CHECKPOINT_DIR": f"{base}/checkpoints/",
-            "AIP_TENSORBOARD_LOG_DIR": f"{base}/logs/",
-        }
-    if tensorboard := str(job.job_spec.tensorboard):
-        variables["AIP_TENSORBOARD_RESOURCE_NAME"] = tensorboard
+    variables |= _output_variables(job.job_spec)
     work = replica.spec.container_spec or replica.spec.python_package_spec
     asked = replica.spec.machine_spec.accelerator_count
     if not (asked and images.can_use_gpu(images.image_of(replica.spec))):
@@ -150,6 +142,19 @@ def environment(
     variables["PATH"] = os.pathsep.join([*map(str, programs), variables["PATH"]])
     found = [variables.get("PYTHONPATH", ""), *map(str, modules)]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, found))
+    return variables
+
+
+def _output_variables(spec: CustomJobSpec) -> dict[str, str]:
+    """Return where a job's model, checkpoints and logs belong, if it names a folder for them."""
+    variables = {}
+    base = str(spec.base_output_directory.output_uri_prefix).rstrip("/")
+    if base:
+        variables["AIP_MODEL_DIR"] = f"{base}/model/"
+        variables["AIP_CHECKPOINT_DIR"] = f"{base}/checkpoints/"
+        variables["AIP_TENSORBOARD_LOG_DIR"] = f"{base}/logs/"
+    if spec.tensorboard:
+        variables["AIP_TENSORBOARD_RESOURCE_NAME"] = str(spec.tensorboard)
     return variables
 
 
