@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob, Trial
 
 from vertex_local import costs
@@ -12,6 +15,8 @@ from vertex_local.jobs import log
 from vertex_local.training import states
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
+
+Job = TypeVar("Job", CustomJob, HyperparameterTuningJob)
 
 NEWEST = 10
 
@@ -35,16 +40,7 @@ def print_searches(root: Root) -> None:
     records.close()
     if not searches:
         return
-    more = f", the newest {NEWEST}:" if len(searches) > NEWEST else ""
-    print(f"Hyperparameter tuning jobs: {len(searches)}{more}")
-    for search in reversed(searches[-NEWEST:]):
-        state = search.state.name.removeprefix("JOB_STATE_")
-        print(f"  {_start(search)}  {state:<10} {_seconds(search):>8}  {search.display_name}")
-        if search.state == states.FAILED:
-            print(f"    {str(search.error.message).splitlines()[0]}")
-        for note in log.warnings(root, ResourceName.of(search).id):
-            print(f"    {note}")
-        print(f"    {_trials(search)}")
+    _print_newest(root, "Hyperparameter tuning jobs", searches, _trials)
 
 
 def _trials(search: HyperparameterTuningJob) -> str:
@@ -64,7 +60,20 @@ def print_jobs(root: Root) -> None:
     records = Records(root.database)
     jobs = records.jobs()
     records.close()
-    print(f"Jobs: {len(jobs)}" + (f", the newest {NEWEST}:" if len(jobs) > NEWEST else ""))
+    _print_newest(root, "Jobs", jobs, _cost)
+    if jobs:
+        print(f"On Vertex AI: {costs.total(map(costs.of_job, jobs))}")
+
+
+def _cost(job: CustomJob) -> str:
+    return f"On Vertex AI: {' '.join(costs.of_job(job).lines)}"
+
+
+def _print_newest(
+    root: Root, title: str, jobs: Sequence[Job], last_line: Callable[[Job], str]
+) -> None:
+    """Print the newest of some jobs: state, time and name, the error, warnings, a line more."""
+    print(f"{title}: {len(jobs)}" + (f", the newest {NEWEST}:" if len(jobs) > NEWEST else ""))
     for job in reversed(jobs[-NEWEST:]):
         state = job.state.name.removeprefix("JOB_STATE_")
         print(f"  {_start(job)}  {state:<10} {_seconds(job):>8}  {job.display_name}")
@@ -72,9 +81,7 @@ def print_jobs(root: Root) -> None:
             print(f"    {str(job.error.message).splitlines()[0]}")
         for note in log.warnings(root, ResourceName.of(job).id):
             print(f"    {note}")
-        print(f"    On Vertex AI: {' '.join(costs.of_job(job).lines)}")
-    if jobs:
-        print(f"On Vertex AI: {costs.total(map(costs.of_job, jobs))}")
+        print(f"    {last_line(job)}")
 
 
 def print_budget(root: Root) -> None:
