@@ -18,6 +18,10 @@ NaN or infinite; 130 interrupted; 143 stopped by SIGTERM.
 On a CPU, the same data, settings, seed and machine give the same bytes of weights and history
 (apart from the seconds). A GPU, another processor, more processes, threads (OMP_NUM_THREADS) or
 another PyTorch adds numbers up in another order, so the last digits differ.
+
+To read: what PyTorch does stands first, in the order in which it happens (settings, data, model,
+training, and `main` at the end). The sections between training and main keep a long or paid run
+safe: results that are complete or absent, checkpoints, several processes, Cloud Storage, the log.
 """
 
 from __future__ import annotations
@@ -147,137 +151,6 @@ def check_settings(args: argparse.Namespace) -> None:
     if args.checkpoint_dir is not None:
         check_place("--checkpoint_dir", args.checkpoint_dir)
     require(args.checkpoint_dir or not args.resume, "--resume needs --checkpoint_dir")
-
-
-# ------------------------------------------------------------------------------ storage
-GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
-UPLOAD_LOG_EVERY = 10  # seconds: an object can only be replaced as a whole, not for every line
-ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
-LOGIN = "run `gcloud auth application-default login`"
-HINTS = {  # by name: Google's classes are not imported before they are needed
-    "NotFound": "no such bucket or object",
-    "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
-    "DefaultCredentialsError": f"no credentials: {LOGIN}",
-    "RefreshError": f"the credentials are not accepted: {LOGIN}",
-    "RetryError": "Cloud Storage cannot be reached",
-    "ModuleNotFoundError": "run `pip install google-cloud-storage`",
-    "RecursionError": "the path has too many parts",
-}
-
-
-def check_place(option: str, uri: str, kind: str = "FOLDER") -> None:
-    """Refuse all but paths and Cloud Storage: gs:/b would be a folder that ends with the job."""
-    if bucket := re.match("(?:gs://|/gcs(?:/|$))([^/]*)/*(.*)", uri):
-        name = re.fullmatch("[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket[1]) and uri.isprintable()
-        fine = bool(name) and (kind == "FOLDER" or (bucket[2] != "" and uri[-1] != "/"))
-    else:
-        scheme = re.search("[^/]{2,}:/|^(gs|gcs|s3):", uri.strip(), re.IGNORECASE)
-        fine = uri.strip() != "" and not scheme
-    require(fine, f"{option} {uri!r} must be a path, /gcs/BUCKET/{kind} or gs://BUCKET/{kind}")
-
-
-@functools.lru_cache
-def gcs_client() -> Any:
-    """Log in to Cloud Storage; not imported where all files are local."""
-    from google.cloud import storage
-
-    return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
-
-
-def access(
-    action: str, uri: str, data: bytes = b"", patience: float = 20, must_exist: bool = True
-) -> Any:
-    """Read, write or remove a whole file or object; wait `patience` seconds for Cloud Storage.
-
-    Returns its content, or None where nothing is and nothing must be. Raises Stop with a sentence.
-    """
-    try:
-        if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
-            uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
-        if not uri.startswith("gs://"):
-            return access_file(action, uri, data)
-        bucket, _, name = uri[len("gs://") :].partition("/")
-        blob = gcs_client().bucket(bucket).blob(name)
-        retry = importlib.import_module("google.cloud.storage.retry").DEFAULT_RETRY
-        limits = {"retry": retry.with_timeout(patience), "timeout": min(60, patience)}
-        if action == "write":
-            return blob.upload_from_string(data, "application/octet-stream", **limits)
-        return (blob.download_as_bytes if action == "read" else blob.delete)(**limits)
-    except Exception as error:
-        name = type(error).__name__
-        if name in ABSENT and not must_exist:
-            return None
-        hint = HINTS.get(name) or getattr(error, "strerror", None)
-        if not hint and not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
-            raise
-        raise Stop(f"cannot {action} {uri}: {hint or repr(error)}") from error
-
-
-def access_file(action: str, path: str, data: bytes) -> Any:
-    """The same for a local file. Whoever reads while it is written sees the old or the new one."""
-    if action == "read":
-        with open(path, "rb") as file:
-            return file.read()
-    if action == "remove":
-        return os.remove(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    part = path + ".part"
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(OSError):  # gone already, if all went well
-            os.remove(part)
-
-
-def remove_results(folder: str) -> None:
-    """Remove what an earlier run left: first the file that says it is complete."""
-    for name in ("metrics.json", "model.pt", "eval_history.csv"):
-        access("remove", join(folder, name), must_exist=False)
-
-
-class RunLog(logging.Handler):
-    """Prints lines, and keeps all of them in training.log. No failure to print ends a training.
-
-    Warnings and errors go to stderr, the rest to stdout: Cloud Logging takes stderr for errors.
-    """
-
-    def __init__(self, quiet: bool) -> None:
-        super().__init__()
-        self.shown = logging.WARNING if quiet else logging.INFO
-        self.uri = ""
-        self.text = ""
-        self.saved_at = -math.inf
-        logging.basicConfig(handlers=[self], format="%(message)s", level=logging.INFO, force=True)
-        logging.captureWarnings(True)
-        log.setLevel(logging.DEBUG)
-        warnings.simplefilter("ignore", FutureWarning)  # Google's, of an image's old Python
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print and keep a line; now and then save all, for a job that is killed."""
-        with contextlib.suppress(Exception):
-            line = self.format(record)
-            self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {line}\n"
-            stream = sys.stdout
-            if record.levelno >= logging.WARNING:
-                stream = sys.stderr
-                line = f"{record.levelname}: {line}"
-            if record.levelno >= self.shown and stream:
-                line = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
-                with contextlib.suppress(OSError, ValueError):  # `| head -1`, or a full disk
-                    print(line, file=stream, flush=True)
-            pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", GCS_MOUNT)) else 0
-            if time.monotonic() > self.saved_at + pause:
-                self.save(patience=10)
-
-    def save(self, patience: float = 20) -> bytes:
-        """Write training.log, and return its content."""
-        self.saved_at = time.monotonic()  # now: a warning while it is written comes back to emit
-        data = self.text.encode(errors="backslashreplace")
-        if self.uri:
-            access("write", self.uri, data, patience)
-        return data
 
 
 # ------------------------------------------------------------------------------ data
@@ -434,76 +307,6 @@ class EarlyStopping:
         return 0 < self.patience <= self.waited
 
 
-# ------------------------------------------------------------------------------ processes
-def read_environment() -> tuple[int, int]:
-    """Return this process's rank, and how many processes share the work.
-
-    torchrun and Vertex AI's PyTorch images set four variables. Where one is missing, it is
-    computed from CLUSTER_SPEC, in which Vertex AI lists a job's machines.
-    """
-    env = os.environ
-    names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
-    seen = {name: env[name] for name in (*names, "LOCAL_RANK", "CLUSTER_SPEC") if name in env}
-    try:
-        if env.get("CLUSTER_SPEC"):
-            spec = json.loads(env["CLUSTER_SPEC"])
-            first = spec["cluster"]["workerpool0"]
-            machines = first + spec["cluster"].get("workerpool1", [])
-            start = {"workerpool0": 0, "workerpool1": len(first)}[spec["task"]["type"]]
-            address, _, port = machines[0].partition(":")
-            found = (len(machines), start + spec["task"]["index"], address, port or 2222)
-            env.update({k: str(v) for k, v in zip(names, found, strict=True) if not env.get(k)})
-        elif seen and not env.get("WORLD_SIZE"):
-            log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
-            env.pop("LOCAL_RANK", None)
-        processes = int(env.get("WORLD_SIZE") or 1)
-        if processes == 1:
-            return 0, 1
-        for name in names[2:]:
-            require(env.get(name), f"WORLD_SIZE is {processes}, but {name} is not set")
-        range(1, 2**16).index(int(env["MASTER_PORT"]))
-        int(env.get("LOCAL_RANK") or 0)
-        return range(processes).index(int(env["RANK"])), processes
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        text = f"cannot tell from {seen} which processes share the work ({error!r})"
-        raise Stop(f"{text}: correct or unset these variables") from error
-
-
-def launch(argv: Sequence[str], gpus: int, machines: int) -> int:
-    """Start this script once for each GPU of this machine, with torch's own launcher, torchrun."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    where = "--standalone"
-    if machines > 1:
-        where = "--nnodes={WORLD_SIZE} --node_rank={RANK}".format(**os.environ)
-        where += " --master_addr={MASTER_ADDR} --master_port={MASTER_PORT}".format(**os.environ)
-    try:
-        torchrun([*where.split(), f"--nproc_per_node={gpus}", __file__, *argv])
-        return 0
-    except ChildFailedError as error:
-        return int(error.get_first_failure()[1].exitcode)
-    except SignalException as error:
-        return 128 + int(error.sigval)
-
-
-def choose_device(args: argparse.Namespace) -> torch.device:
-    """Return the CPU, or this process's GPU."""
-    name = args.device
-    gpus = torch.cuda.device_count()
-    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), f"unknown --device {name}: see --help")
-    if name == "cpu" or (name == "auto" and not gpus):
-        return torch.device("cpu")
-    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK") or 0)
-    require(index < gpus, f"--device {name}: this machine has {gpus} CUDA devices")
-    torch.cuda.set_device(index)
-    torch.set_float32_matmul_precision("highest")  # no TF32: it rounds float32 to 10 bits
-    able = torch.cuda.get_device_capability(index) >= (8, 0)
-    require(able or args.precision != "bf16", "--precision bf16: this GPU is too old for it")
-    return torch.device("cuda", index)
-
-
 # ------------------------------------------------------------------------------ training
 METRICS = ("train_loss", "val_loss", "val_accuracy")
 SETTINGS = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
@@ -628,63 +431,6 @@ def one_epoch(run: Run) -> tuple[dict[str, float], bool]:
     return dict(zip(METRICS, means, strict=True)), leaving > 0
 
 
-def optional(module: str, name: str, *args: Any) -> Any:
-    """Make an object of a package; None where the package is missing or does not work."""
-    try:
-        return getattr(importlib.import_module(module), name)(*args)
-    except ImportError:
-        return None
-    except Exception as error:
-        log.warning("%s is not used: %r", module, error)
-        return None
-
-
-class Progress:
-    """Shows epochs to those who look: the log, a tuning service, TensorBoard."""
-
-    long_run = 10  # seconds, after which lines tell the speed
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.done = len(run.history)
-        self.start = time.monotonic()
-        self.shown_at = -math.inf
-        self.tuner = self.board = None
-        if run.rank == 0:
-            self.tuner = optional("hypertune", "HyperTune")
-        if (folder := os.environ.get("AIP_TENSORBOARD_LOG_DIR")) and run.rank == 0:
-            if os.path.isdir(GCS_MOUNT):  # then it takes no further package to write there
-                folder = folder.replace("gs://", GCS_MOUNT, 1)
-            self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
-
-    def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
-        """Show one epoch."""
-        try:
-            for name, value in metrics.items():
-                if self.tuner and name != "train_loss":
-                    self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
-                if self.board:
-                    self.board.add_scalar(name, value, epoch)
-        except Exception as error:  # a full disk, say, is no reason to end the training
-            log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
-            self.tuner = self.board = None
-        epochs = self.run.args.epochs
-        now = time.monotonic()
-        if last or epoch % max(1, epochs // 10) == 0 or now > self.shown_at + 10:
-            self.shown_at = now
-            line = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
-            if now > self.start + self.long_run:
-                speed = (epoch - self.done) / (now - self.start)
-                left = timedelta(seconds=round((epochs - epoch) / speed))
-                line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
-            log.info("epoch %d/%d%s", epoch, epochs, line)
-
-    def close(self) -> None:
-        """Write what TensorBoard still has in memory, however the run ends."""
-        with contextlib.suppress(Exception):
-            self.board and self.board.close()
-
-
 def fit(run: Run, progress: Progress) -> None:
     """Train until all epochs are done, or early stopping or SIGTERM ends it."""
     args = run.args
@@ -715,93 +461,6 @@ def fit(run: Run, progress: Progress) -> None:
             raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
     if len(run.history) < args.epochs:
         log.info("stopped early: %d epochs without progress", args.patience)
-
-
-# ------------------------------------------------------------------------------ checkpoints
-CHECKPOINTS = ("checkpoint-0.pt", "checkpoint-1.pt")  # they take turns: one is always whole
-
-
-def save_checkpoint(run: Run) -> None:
-    """Save the state in place of the older of the two."""
-    file = io.BytesIO()
-    torch.save(run.state_dict(), file)
-    uri = join(run.args.checkpoint_dir, CHECKPOINTS[run.turn])
-    with contextlib.suppress(OSError):
-        os.remove(uri)  # many disks create a file in less time than they replace one
-    access("write", uri, file.getvalue(), patience=600)
-    run.turn = 1 - run.turn
-
-
-def form(state: Any) -> Any:
-    """Return of what names, types and shapes a state is; ValueError if it holds NaN."""
-    if isinstance(state, dict):
-        return {name: form(part) for name, part in state.items()}
-    if not isinstance(state, Tensor):
-        return type(state)
-    if not torch.isfinite(state).all():
-        raise ValueError("it holds NaN or infinite numbers")
-    return state.dtype, state.shape
-
-
-def read_checkpoint(run: Run, uri: str) -> dict[str, Any]:
-    """Return a state that can be used; {} if there is none. Raises Stop if it is another run's."""
-    data = access("read", uri, must_exist=False)
-    if data is None:
-        return {}
-    try:
-        state = torch.load(io.BytesIO(data), "cpu", weights_only=True)
-        differ = [k for k, v in run.made_with.items() if state["made_with"][k] != v]
-        fine = form(state["made_with"]) == form(run.made_with)
-        if not differ:
-            fresh = run.state_dict()
-            fresh["history"] = torch.zeros(len(state["history"]), 4, dtype=torch.float64)
-            optimizer = copy.deepcopy(run.optimizer)  # of torch.optim: has no state before a step
-            optimizer.load_state_dict(state["optimizer"])
-            fresh["optimizer"] = optimizer.state_dict()
-            fine = form(state) == form(fresh) and state["next_epoch"] == len(state["history"]) + 1
-            torch.Generator(run.device).set_state(state["shuffle"])
-        if not fine:
-            raise ValueError("its content is of another form")
-    except Exception as error:  # a damaged file makes torch raise errors of many kinds
-        log.warning("skipped %s: it is damaged, or no checkpoint (%.80s)", uri, error)
-        return {"damaged": uri}
-    for name in differ:
-        text = f"{name} was {state['made_with'][name]}, now it is {run.made_with[name]}"
-        raise Stop(f"{uri} is of another run: {text}; use another --checkpoint_dir")
-    return dict(state)
-
-
-def find_checkpoint(run: Run) -> dict[str, Any]:
-    """Return the newest state that can be used; {} if there is none, and none is insisted on."""
-    folder = run.args.checkpoint_dir
-    if not folder or run.rank > 0:  # it may be on the first machine only
-        return {}
-    states = [read_checkpoint(run, join(folder, name)) for name in CHECKPOINTS]
-    newest = max((0, 1), key=lambda turn: states[turn].get("next_epoch", 0))
-    done = states[newest].get("next_epoch", 1) - 1
-    require(done <= run.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
-    if done:
-        run.turn = 1 - newest
-        return states[newest]
-    damaged = [state["damaged"] for state in states if state]
-    require(not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
-    require(not run.args.resume, f"--resume: there is no checkpoint in {folder}")
-    return {}
-
-
-def load_checkpoint(run: Run) -> None:
-    """Continue from a checkpoint if there is one; all processes, or none."""
-    try:
-        found: list[Any] = [find_checkpoint(run)]
-    except Stop as error:
-        found = [error]
-    if run.processes > 1:
-        dist.broadcast_object_list(found)
-    if isinstance(found[0], Stop):
-        raise found[0]
-    if found[0]:
-        run.load_state_dict(found[0])
-        log.info("resumed after epoch %d", len(run.history))
 
 
 # ------------------------------------------------------------------------------ results
@@ -897,6 +556,355 @@ def verify(folder: str) -> int:
         wrong += not fine
         log.info("%s %s", "[OK]" if fine else "[FAIL]", name)
     return min(wrong, 1)
+
+
+# ------------------------------------------------------------------------------ checkpoints
+CHECKPOINTS = ("checkpoint-0.pt", "checkpoint-1.pt")  # they take turns: one is always whole
+
+
+def save_checkpoint(run: Run) -> None:
+    """Save the state in place of the older of the two."""
+    file = io.BytesIO()
+    torch.save(run.state_dict(), file)
+    uri = join(run.args.checkpoint_dir, CHECKPOINTS[run.turn])
+    with contextlib.suppress(OSError):
+        os.remove(uri)  # many disks create a file in less time than they replace one
+    access("write", uri, file.getvalue(), patience=600)
+    run.turn = 1 - run.turn
+
+
+def form(state: Any) -> Any:
+    """Return of what names, types and shapes a state is; ValueError if it holds NaN."""
+    if isinstance(state, dict):
+        return {name: form(part) for name, part in state.items()}
+    if not isinstance(state, Tensor):
+        return type(state)
+    if not torch.isfinite(state).all():
+        raise ValueError("it holds NaN or infinite numbers")
+    return state.dtype, state.shape
+
+
+def read_checkpoint(run: Run, uri: str) -> dict[str, Any]:
+    """Return a state that can be used; {} if there is none. Raises Stop if it is another run's."""
+    data = access("read", uri, must_exist=False)
+    if data is None:
+        return {}
+    try:
+        state = torch.load(io.BytesIO(data), "cpu", weights_only=True)
+        differ = [k for k, v in run.made_with.items() if state["made_with"][k] != v]
+        fine = form(state["made_with"]) == form(run.made_with)
+        if not differ:
+            fresh = run.state_dict()
+            fresh["history"] = torch.zeros(len(state["history"]), 4, dtype=torch.float64)
+            optimizer = copy.deepcopy(run.optimizer)  # of torch.optim: has no state before a step
+            optimizer.load_state_dict(state["optimizer"])
+            fresh["optimizer"] = optimizer.state_dict()
+            fine = form(state) == form(fresh) and state["next_epoch"] == len(state["history"]) + 1
+            torch.Generator(run.device).set_state(state["shuffle"])
+        if not fine:
+            raise ValueError("its content is of another form")
+    except Exception as error:  # a damaged file makes torch raise errors of many kinds
+        log.warning("skipped %s: it is damaged, or no checkpoint (%.80s)", uri, error)
+        return {"damaged": uri}
+    for name in differ:
+        text = f"{name} was {state['made_with'][name]}, now it is {run.made_with[name]}"
+        raise Stop(f"{uri} is of another run: {text}; use another --checkpoint_dir")
+    return dict(state)
+
+
+def find_checkpoint(run: Run) -> dict[str, Any]:
+    """Return the newest state that can be used; {} if there is none, and none is insisted on."""
+    folder = run.args.checkpoint_dir
+    if not folder or run.rank > 0:  # it may be on the first machine only
+        return {}
+    states = [read_checkpoint(run, join(folder, name)) for name in CHECKPOINTS]
+    newest = max((0, 1), key=lambda turn: states[turn].get("next_epoch", 0))
+    done = states[newest].get("next_epoch", 1) - 1
+    require(done <= run.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
+    if done:
+        run.turn = 1 - newest
+        return states[newest]
+    damaged = [state["damaged"] for state in states if state]
+    require(not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
+    require(not run.args.resume, f"--resume: there is no checkpoint in {folder}")
+    return {}
+
+
+def load_checkpoint(run: Run) -> None:
+    """Continue from a checkpoint if there is one; all processes, or none."""
+    try:
+        found: list[Any] = [find_checkpoint(run)]
+    except Stop as error:
+        found = [error]
+    if run.processes > 1:
+        dist.broadcast_object_list(found)
+    if isinstance(found[0], Stop):
+        raise found[0]
+    if found[0]:
+        run.load_state_dict(found[0])
+        log.info("resumed after epoch %d", len(run.history))
+
+
+# ------------------------------------------------------------------------------ progress
+def optional(module: str, name: str, *args: Any) -> Any:
+    """Make an object of a package; None where the package is missing or does not work."""
+    try:
+        return getattr(importlib.import_module(module), name)(*args)
+    except ImportError:
+        return None
+    except Exception as error:
+        log.warning("%s is not used: %r", module, error)
+        return None
+
+
+class Progress:
+    """Shows epochs to those who look: the log, a tuning service, TensorBoard."""
+
+    long_run = 10  # seconds, after which lines tell the speed
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.done = len(run.history)
+        self.start = time.monotonic()
+        self.shown_at = -math.inf
+        self.tuner = self.board = None
+        if run.rank == 0:
+            self.tuner = optional("hypertune", "HyperTune")
+        if (folder := os.environ.get("AIP_TENSORBOARD_LOG_DIR")) and run.rank == 0:
+            if os.path.isdir(GCS_MOUNT):  # then it takes no further package to write there
+                folder = folder.replace("gs://", GCS_MOUNT, 1)
+            self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
+
+    def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
+        """Show one epoch."""
+        try:
+            for name, value in metrics.items():
+                if self.tuner and name != "train_loss":
+                    self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
+                if self.board:
+                    self.board.add_scalar(name, value, epoch)
+        except Exception as error:  # a full disk, say, is no reason to end the training
+            log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
+            self.tuner = self.board = None
+        epochs = self.run.args.epochs
+        now = time.monotonic()
+        if last or epoch % max(1, epochs // 10) == 0 or now > self.shown_at + 10:
+            self.shown_at = now
+            line = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
+            if now > self.start + self.long_run:
+                speed = (epoch - self.done) / (now - self.start)
+                left = timedelta(seconds=round((epochs - epoch) / speed))
+                line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
+            log.info("epoch %d/%d%s", epoch, epochs, line)
+
+    def close(self) -> None:
+        """Write what TensorBoard still has in memory, however the run ends."""
+        with contextlib.suppress(Exception):
+            self.board and self.board.close()
+
+
+# ------------------------------------------------------------------------------ processes
+def read_environment() -> tuple[int, int]:
+    """Return this process's rank, and how many processes share the work.
+
+    torchrun and Vertex AI's PyTorch images set four variables. Where one is missing, it is
+    computed from CLUSTER_SPEC, in which Vertex AI lists a job's machines.
+    """
+    env = os.environ
+    names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+    seen = {name: env[name] for name in (*names, "LOCAL_RANK", "CLUSTER_SPEC") if name in env}
+    try:
+        if env.get("CLUSTER_SPEC"):
+            spec = json.loads(env["CLUSTER_SPEC"])
+            first = spec["cluster"]["workerpool0"]
+            machines = first + spec["cluster"].get("workerpool1", [])
+            start = {"workerpool0": 0, "workerpool1": len(first)}[spec["task"]["type"]]
+            address, _, port = machines[0].partition(":")
+            found = (len(machines), start + spec["task"]["index"], address, port or 2222)
+            env.update({k: str(v) for k, v in zip(names, found, strict=True) if not env.get(k)})
+        elif seen and not env.get("WORLD_SIZE"):
+            log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
+            env.pop("LOCAL_RANK", None)
+        processes = int(env.get("WORLD_SIZE") or 1)
+        if processes == 1:
+            return 0, 1
+        for name in names[2:]:
+            require(env.get(name), f"WORLD_SIZE is {processes}, but {name} is not set")
+        range(1, 2**16).index(int(env["MASTER_PORT"]))
+        int(env.get("LOCAL_RANK") or 0)
+        return range(processes).index(int(env["RANK"])), processes
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        text = f"cannot tell from {seen} which processes share the work ({error!r})"
+        raise Stop(f"{text}: correct or unset these variables") from error
+
+
+def launch(argv: Sequence[str], gpus: int, machines: int) -> int:
+    """Start this script once for each GPU of this machine, with torch's own launcher, torchrun."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    where = "--standalone"
+    if machines > 1:
+        where = "--nnodes={WORLD_SIZE} --node_rank={RANK}".format(**os.environ)
+        where += " --master_addr={MASTER_ADDR} --master_port={MASTER_PORT}".format(**os.environ)
+    try:
+        torchrun([*where.split(), f"--nproc_per_node={gpus}", __file__, *argv])
+        return 0
+    except ChildFailedError as error:
+        return int(error.get_first_failure()[1].exitcode)
+    except SignalException as error:
+        return 128 + int(error.sigval)
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """Return the CPU, or this process's GPU."""
+    name = args.device
+    gpus = torch.cuda.device_count()
+    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), f"unknown --device {name}: see --help")
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK") or 0)
+    require(index < gpus, f"--device {name}: this machine has {gpus} CUDA devices")
+    torch.cuda.set_device(index)
+    torch.set_float32_matmul_precision("highest")  # no TF32: it rounds float32 to 10 bits
+    able = torch.cuda.get_device_capability(index) >= (8, 0)
+    require(able or args.precision != "bf16", "--precision bf16: this GPU is too old for it")
+    return torch.device("cuda", index)
+
+
+# ------------------------------------------------------------------------------ storage
+GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
+ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
+LOGIN = "run `gcloud auth application-default login`"
+HINTS = {  # by name: Google's classes are not imported before they are needed
+    "NotFound": "no such bucket or object",
+    "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
+    "DefaultCredentialsError": f"no credentials: {LOGIN}",
+    "RefreshError": f"the credentials are not accepted: {LOGIN}",
+    "RetryError": "Cloud Storage cannot be reached",
+    "ModuleNotFoundError": "run `pip install google-cloud-storage`",
+    "RecursionError": "the path has too many parts",
+}
+
+
+def check_place(option: str, uri: str, kind: str = "FOLDER") -> None:
+    """Refuse all but paths and Cloud Storage: gs:/b would be a folder that ends with the job."""
+    if bucket := re.match("(?:gs://|/gcs(?:/|$))([^/]*)/*(.*)", uri):
+        name = re.fullmatch("[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket[1]) and uri.isprintable()
+        fine = bool(name) and (kind == "FOLDER" or (bucket[2] != "" and uri[-1] != "/"))
+    else:
+        scheme = re.search("[^/]{2,}:/|^(gs|gcs|s3):", uri.strip(), re.IGNORECASE)
+        fine = uri.strip() != "" and not scheme
+    require(fine, f"{option} {uri!r} must be a path, /gcs/BUCKET/{kind} or gs://BUCKET/{kind}")
+
+
+@functools.lru_cache
+def gcs_client() -> Any:
+    """Log in to Cloud Storage; not imported where all files are local."""
+    from google.cloud import storage
+
+    return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
+
+
+def access(
+    action: str, uri: str, data: bytes = b"", patience: float = 20, must_exist: bool = True
+) -> Any:
+    """Read, write or remove a whole file or object; wait `patience` seconds for Cloud Storage.
+
+    Returns its content, or None where nothing is and nothing must be. Raises Stop with a sentence.
+    """
+    try:
+        if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
+            uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
+        if not uri.startswith("gs://"):
+            return access_file(action, uri, data)
+        bucket, _, name = uri[len("gs://") :].partition("/")
+        blob = gcs_client().bucket(bucket).blob(name)
+        retry = importlib.import_module("google.cloud.storage.retry").DEFAULT_RETRY
+        limits = {"retry": retry.with_timeout(patience), "timeout": min(60, patience)}
+        if action == "write":
+            return blob.upload_from_string(data, "application/octet-stream", **limits)
+        return (blob.download_as_bytes if action == "read" else blob.delete)(**limits)
+    except Exception as error:
+        name = type(error).__name__
+        if name in ABSENT and not must_exist:
+            return None
+        hint = HINTS.get(name) or getattr(error, "strerror", None)
+        if not hint and not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
+            raise
+        raise Stop(f"cannot {action} {uri}: {hint or repr(error)}") from error
+
+
+def access_file(action: str, path: str, data: bytes) -> Any:
+    """The same for a local file. Whoever reads while it is written sees the old or the new one."""
+    if action == "read":
+        with open(path, "rb") as file:
+            return file.read()
+    if action == "remove":
+        return os.remove(path)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    part = path + ".part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):  # gone already, if all went well
+            os.remove(part)
+
+
+def remove_results(folder: str) -> None:
+    """Remove what an earlier run left: first the file that says it is complete."""
+    for name in ("metrics.json", "model.pt", "eval_history.csv"):
+        access("remove", join(folder, name), must_exist=False)
+
+
+# ------------------------------------------------------------------------------ log
+UPLOAD_LOG_EVERY = 10  # seconds: an object can only be replaced as a whole, not for every line
+
+
+class RunLog(logging.Handler):
+    """Prints lines, and keeps all of them in training.log. No failure to print ends a training.
+
+    Warnings and errors go to stderr, the rest to stdout: Cloud Logging takes stderr for errors.
+    """
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__()
+        self.shown = logging.WARNING if quiet else logging.INFO
+        self.uri = ""
+        self.text = ""
+        self.saved_at = -math.inf
+        logging.basicConfig(handlers=[self], format="%(message)s", level=logging.INFO, force=True)
+        logging.captureWarnings(True)
+        log.setLevel(logging.DEBUG)
+        warnings.simplefilter("ignore", FutureWarning)  # Google's, of an image's old Python
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print and keep a line; now and then save all, for a job that is killed."""
+        with contextlib.suppress(Exception):
+            line = self.format(record)
+            self.text += f"{time.strftime('%Y-%m-%d %H:%M:%S')} {record.levelname} {line}\n"
+            stream = sys.stdout
+            if record.levelno >= logging.WARNING:
+                stream = sys.stderr
+                line = f"{record.levelname}: {line}"
+            if record.levelno >= self.shown and stream:
+                line = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
+                with contextlib.suppress(OSError, ValueError):  # `| head -1`, or a full disk
+                    print(line, file=stream, flush=True)
+            pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", GCS_MOUNT)) else 0
+            if time.monotonic() > self.saved_at + pause:
+                self.save(patience=10)
+
+    def save(self, patience: float = 20) -> bytes:
+        """Write training.log, and return its content."""
+        self.saved_at = time.monotonic()  # now: a warning while it is written comes back to emit
+        data = self.text.encode(errors="backslashreplace")
+        if self.uri:
+            access("write", self.uri, data, patience)
+        return data
 
 
 # ------------------------------------------------------------------------------ main
