@@ -39,7 +39,8 @@ REPO = Path(__file__).resolve().parents[1]
 VENV = REPO / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 STAMP = VENV / "installed-for"
-PIP = REPO / "scripts" / "vertex_local" / "pip_settings.py"  # pip, with few of its settings
+# pip, with few of its settings
+PIP = REPO / "scripts" / "vertex_local" / "jobs" / "packages" / "pip_settings.py"
 PINS = REPO / "scripts" / "tested-versions.txt"
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
 ROOT = Path(os.environ.get("VERTEX_LOCAL_ROOT") or REPO / ".vertex-local").absolute()

@@ -25,8 +25,8 @@ sys.path.insert(0, str(REPO / "scripts"))
 
 from vertex_local.config import LocalModeError  # noqa: E402
 from vertex_local.notebooks import files  # noqa: E402
-from vertex_local.notebooks.refresh import is_promise  # noqa: E402
-from vertex_local.sandbox import sandbox  # noqa: E402
+from vertex_local.notebooks.promises.refresh import is_promise  # noqa: E402
+from vertex_local.testing.sandbox import sandbox  # noqa: E402
 
 README = REPO / "scripts" / "vertex_local" / "notebooks" / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

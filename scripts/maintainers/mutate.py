@@ -37,8 +37,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 REPO = Path(__file__).resolve().parents[2]
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
 # Quick: they execute little of it.
-READERS = ["tests/notebooks/test_notebooks.py", "tests/lesson/test_episode.py"]
-LEARNERS = ["tests/lesson/test_learners.py"]  # executes the exercises with their solutions
+READERS = ["tests/notebooks/test_notebooks.py", "tests/episodes/test_episode.py"]
+LEARNERS = ["tests/episodes/test_learners.py"]  # executes the exercises with their solutions
 REASONS = Path(__file__).with_name("survivors.json")
 KINDS = ("remove", "number", "compare")
 LIMIT_SECONDS = 900

@@ -10,7 +10,8 @@ import pytest
 from google.cloud import aiplatform, storage
 from test_jobs import backing_job, make_job, run
 
-from vertex_local import costs, report
+from vertex_local import costs
+from vertex_local.cli import report
 from vertex_local.config import Root
 
 GPU = {"accelerator_type": "NVIDIA_TESLA_T4", "accelerator_count": 1}

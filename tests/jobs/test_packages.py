@@ -16,10 +16,10 @@ from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState
 from test_jobs import IMAGE, wait_until
 
-from vertex_local import pip_settings
 from vertex_local.config import Root
-from vertex_local.jobs import command, package
-from vertex_local.jobs.package import BadPackage
+from vertex_local.jobs import command
+from vertex_local.jobs.packages import package, pip_settings
+from vertex_local.jobs.packages.package import BadPackage
 
 SETUP = "from setuptools import setup\nsetup(name='x', version='1', {})\n"
 INFO = "Metadata-Version: 2.1\nName: x\nVersion: 1\n"

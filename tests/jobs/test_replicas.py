@@ -12,7 +12,7 @@ from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState, PipelineState
 from test_jobs import backing_job, make_job, run, submit, wait_until
 
-from vertex_local import report
+from vertex_local.cli import report
 from vertex_local.config import Root
 from vertex_local.jobs.runner import SLOTS
 

@@ -18,7 +18,7 @@ from google.cloud.aiplatform_v1.types import ContainerSpec, PythonPackageSpec, W
 from nbclient import NotebookClient
 from test_containers import MACHINE, container_job
 
-from vertex_local import doctor
+from vertex_local.cli import doctor
 from vertex_local.config import Root, ServerRecord
 from vertex_local.jobs import command
 from vertex_local.kernel import spec

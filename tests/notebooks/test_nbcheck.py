@@ -21,7 +21,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from vertex_local.config import ServerRecord
-from vertex_local.notebooks.timing import Timings
+from vertex_local.notebooks.checks.timing import Timings
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for all of the notebooks
 BROKEN = Path(__file__).parents[1] / "broken"

@@ -13,8 +13,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from vertex_local.cli import main
 from vertex_local.config import LocalModeError
-from vertex_local.notebooks.promises import Tolerance, differences, shown
-from vertex_local.notebooks.refresh import refresh, settle
+from vertex_local.notebooks.promises.comparison import Tolerance, differences, shown
+from vertex_local.notebooks.promises.refresh import refresh, settle
 
 
 def said(text: str) -> list[nbformat.NotebookNode]:

@@ -11,7 +11,7 @@ import pytest
 
 from vertex_local import cli
 from vertex_local.config import LocalModeError, ServerRecord
-from vertex_local.notebooks import stamp
+from vertex_local.notebooks.promises import stamp
 
 DAY = date(2026, 11, 23)
 

@@ -15,7 +15,8 @@ import pytest
 import requests
 from google.cloud import storage
 
-from vertex_local import cli, doctor
+from vertex_local import cli
+from vertex_local.cli import doctor
 from vertex_local.config import LocalModeError, Root, ServerRecord
 from vertex_local.kernel import clients
 from vertex_local.kernel.spec import DISPLAY_NAME

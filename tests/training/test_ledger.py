@@ -20,7 +20,7 @@ import pytest
 from google.cloud import aiplatform
 from starlette.routing import Route
 
-from vertex_local.storage import routes as storage
+from vertex_local.storage.api import routes as storage
 from vertex_local.training import routes as training
 
 BEGIN, END = "<!-- made by tests/training/test_ledger.py -->", "<!-- end of the ledger -->"

@@ -17,9 +17,9 @@ from test_jobs import IMAGE, wait_until
 from test_requests import PLACE, assert_google_error, send
 from test_searches import ENDLESS, LOSS, REPORT, log_of, search
 
-from vertex_local.budget import Budget
 from vertex_local.config import Root, ServerRecord
 from vertex_local.errors import FailedPrecondition
+from vertex_local.training.budget import Budget
 from vertex_local.training.records import Records
 from vertex_local.tuning import options, study
 

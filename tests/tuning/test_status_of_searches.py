@@ -7,7 +7,7 @@ from google.cloud import storage
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob
 from test_searches import LOSS, search
 
-from vertex_local import report
+from vertex_local.cli import report
 from vertex_local.config import Root
 from vertex_local.training import states
 from vertex_local.training.records import Records

@@ -26,7 +26,6 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vertex_local import costs
-from vertex_local.budget import Budget
 from vertex_local.config import LocalModeError
 from vertex_local.console import curve, files, gate, logs, searches, views
 from vertex_local.console.gate import Session
@@ -34,6 +33,7 @@ from vertex_local.faults.kinds import KINDS
 from vertex_local.storage.digest import pieces
 from vertex_local.storage.errors import StorageError
 from vertex_local.storage.objects import Objects
+from vertex_local.training.budget import Budget
 from vertex_local.training.handlers import Service
 from vertex_local.training.names import ResourceName
 

@@ -16,11 +16,11 @@ from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob, JobStat
 from google.protobuf import json_format
 
 from vertex_local import costs
-from vertex_local.budget import Budget
 from vertex_local.config import Root
 from vertex_local.faults.jobs import LABEL, is_spot
 from vertex_local.jobs import log
 from vertex_local.training import states
+from vertex_local.training.budget import Budget
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
 

@@ -20,7 +20,7 @@ SHELLS = re.compile(r"(/(usr/)?bin/)?(ba)?sh")
 # `/gcs` as a path of its own, not as a part of another one such as gs://bucket/gcs/file.
 MOUNT = re.compile(r"(?<![\w./-])/gcs(?![\w.-])")
 
-PIP_PROGRAM = Path(__file__).with_name("pip.py")
+PIP_PROGRAM = Path(__file__).parent / "packages" / "pip.py"
 PIP = '#!/bin/sh\nexec {python} {pip} {site} "$@"\n'
 PYTHON = '#!/bin/sh\nexec {python} "$@"\n'
 

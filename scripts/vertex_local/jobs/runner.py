@@ -30,7 +30,7 @@ from vertex_local.faults import mounted
 from vertex_local.faults.store import Fault, Faults
 from vertex_local.jobs import command, images, log, options, process_groups, reaper, retries
 from vertex_local.jobs.log import ReplicaLogs, ServiceLog
-from vertex_local.jobs.package import BadPackage
+from vertex_local.jobs.packages.package import BadPackage
 from vertex_local.jobs.process_groups import Process
 from vertex_local.jobs.reaper import Reaper
 from vertex_local.jobs.replica import Replica, environment, replicas_of

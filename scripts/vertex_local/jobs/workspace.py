@@ -12,8 +12,9 @@ from google.cloud.aiplatform_v1.types import CustomJob, WorkerPoolSpec
 from google.rpc import code_pb2
 
 from vertex_local.config import Root
-from vertex_local.jobs import command, images, package
+from vertex_local.jobs import command, images
 from vertex_local.jobs.log import ServiceLog
+from vertex_local.jobs.packages import package
 from vertex_local.training.names import ResourceName
 
 Call: TypeAlias = "Callable[[Sequence[str], BinaryIO], int]"

@@ -11,11 +11,12 @@ import nbformat
 
 from vertex_local.config import LocalModeError, Root, find_root
 from vertex_local.kernel import spec
-from vertex_local.notebooks import account, evidence, local_jobs, promises, rules
+from vertex_local.notebooks import account, evidence, local_jobs, rules
 from vertex_local.notebooks.account import CellFailed
-from vertex_local.notebooks.execution import CELL_SECONDS, Session
+from vertex_local.notebooks.engine.session import CELL_SECONDS, Session
 from vertex_local.notebooks.files import code_cells, title
 from vertex_local.notebooks.local_jobs import LocalJobs
+from vertex_local.notebooks.promises.comparison import Shown, advice, differences, shown
 from vertex_local.notebooks.rules import Finding
 from vertex_local.notebooks.settings import Settings
 
@@ -126,18 +127,18 @@ def passed(findings: list[Finding]) -> list[Finding]:
 
 
 def comparison(
-    cell: Any, promised: list[promises.Shown], clean: Callable[[str], str] = str
+    cell: Any, promised: list[Shown], clean: Callable[[str], str] = str
 ) -> Callable[[list[Any]], list[Finding]]:
     """Return a function that compares the outputs of a cell with what is promised."""
     tolerance = Settings.of(cell).tolerance
 
     def compare(outputs: list[Any]) -> list[Finding]:
-        got = promises.shown(outputs, clean)
-        lines = promises.differences(promised, got, tolerance)
+        got = shown(outputs, clean)
+        lines = differences(promised, got, tolerance)
         if not lines:
             return []
         words = f"it does not show what the notebook promises (tolerance: {tolerance})"
-        details = "\n".join([*lines, *promises.advice(lines)])
+        details = "\n".join([*lines, *advice(lines)])
         return [Finding(words, details, name=rules.NOT_AS_PROMISED)]
 
     return compare

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vertex_local.notebooks.numerals import Tolerance
+from vertex_local.notebooks.promises.numerals import Tolerance
 
 NUMBERS = {"rel", "abs", "timeout"}
 KNOWN = (

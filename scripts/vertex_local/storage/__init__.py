@@ -3,7 +3,7 @@
 May import the modules at the top of `vertex_local`; nothing of `training` and `jobs`.
 """
 
+from vertex_local.storage.api.server import Buckets
 from vertex_local.storage.names import bucket_name_problem
-from vertex_local.storage.server import Buckets
 
 __all__ = ["Buckets", "bucket_name_problem"]

@@ -24,13 +24,7 @@ from vertex_local.config import Root, unusable
 from vertex_local.storage import listing, names
 from vertex_local.storage.conditions import ANY, Conditions
 from vertex_local.storage.digest import Digest, digest_of
-from vertex_local.storage.errors import (
-    BadRequest,
-    Conflict,
-    NotEmulated,
-    Unavailable,
-    no_object,
-)
+from vertex_local.storage.errors import BadRequest, Conflict, NotEmulated, Unavailable, no_object
 from vertex_local.storage.metadata import FOLDER, Metadata, Resource, identity
 from vertex_local.storage.partial import PARTIAL, Partial, readable_disk_errors
 from vertex_local.storage.tree import Tree, is_folder

@@ -16,7 +16,7 @@ from google.cloud.aiplatform_v1.types import (
     TrainingPipeline,
 )
 
-from vertex_local import budget, config
+from vertex_local import config
 from vertex_local.config import PROJECT, PROJECT_NUMBER
 from vertex_local.errors import (
     ApiError,
@@ -31,7 +31,7 @@ from vertex_local.jobs.runner import Runner
 from vertex_local.jobs.workspace import JobFailure
 from vertex_local.registry import handlers as models
 from vertex_local.registry.store import Registry
-from vertex_local.training import log_entries, states, wire
+from vertex_local.training import budget, log_entries, states, wire
 from vertex_local.training.filters import compile_filter
 from vertex_local.training.names import ResourceName, check_project
 from vertex_local.training.records import Records, Resource

@@ -17,9 +17,10 @@ from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob,
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
-from vertex_local.jobs import log, package
+from vertex_local.jobs import log
 from vertex_local.jobs.log import ServiceLog
-from vertex_local.jobs.package import BadPackage
+from vertex_local.jobs.packages import package
+from vertex_local.jobs.packages.package import BadPackage
 from vertex_local.jobs.replica import metric_file
 from vertex_local.jobs.runner import SLOTS, Runner
 from vertex_local.training import states

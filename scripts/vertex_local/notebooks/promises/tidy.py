@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 
 from vertex_local.notebooks import files
-from vertex_local.notebooks.refresh import is_promise
+from vertex_local.notebooks.promises.refresh import is_promise
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"name": "python"}  # without the version of the Python that ran last

@@ -11,14 +11,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from vertex_local.storage import conditions, object_handlers, resources
-from vertex_local.storage.digest import PIECE_BYTES, from_header
-from vertex_local.storage.errors import BadRequest, Cancelled, DiskFull, NotEmulated, no_object
-from vertex_local.storage.metadata import Resource
-from vertex_local.storage.multipart import RelatedBody, boundary
-from vertex_local.storage.objects import Objects
-from vertex_local.storage.partial import Partial
-from vertex_local.storage.requests import (
+from vertex_local.storage import conditions
+from vertex_local.storage.api import object_handlers, resources
+from vertex_local.storage.api.multipart import RelatedBody, boundary
+from vertex_local.storage.api.requests import (
     CONDITIONS,
     MAX_JSON_BYTES,
     base,
@@ -31,6 +27,11 @@ from vertex_local.storage.requests import (
     read_limited,
     receive,
 )
+from vertex_local.storage.digest import PIECE_BYTES, from_header
+from vertex_local.storage.errors import BadRequest, Cancelled, DiskFull, NotEmulated, no_object
+from vertex_local.storage.metadata import Resource
+from vertex_local.storage.objects import Objects
+from vertex_local.storage.partial import Partial
 from vertex_local.storage.uploads import GRANULE, Intent, Parts, Session, Sessions
 
 MAX_PARTS = 10_000

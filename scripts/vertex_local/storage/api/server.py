@@ -11,9 +11,9 @@ import uvicorn
 
 from vertex_local.config import Root
 from vertex_local.faults.store import Faults
+from vertex_local.storage.api.routes import application
 from vertex_local.storage.errors import StorageError
 from vertex_local.storage.objects import Objects
-from vertex_local.storage.routes import application
 
 STOP_SECONDS = 5  # how long requests may go on when the server stops
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection that they may use again

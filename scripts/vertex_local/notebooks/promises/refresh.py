@@ -11,9 +11,10 @@ from typing import Any
 import nbformat
 
 from vertex_local.config import LocalModeError
-from vertex_local.notebooks import checking, files, promises
+from vertex_local.notebooks import checking, files
+from vertex_local.notebooks.promises.comparison import differences, shown
 from vertex_local.notebooks.settings import Settings
-from vertex_local.sandbox import sandbox
+from vertex_local.testing.sandbox import sandbox
 
 TAG, COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"  # either marks a cell, as for nbval
 LONGEST = 40  # lines of a promise: what a reader can compare
@@ -85,15 +86,13 @@ def is_promise(cell: Any) -> bool:
 
 def _differs(old: Any, new: Any) -> bool:
     tolerance = Settings.of(old).tolerance
-    return not old.outputs or bool(
-        promises.differences(promises.shown(old.outputs), promises.shown(new.outputs), tolerance)
-    )
+    return not old.outputs or bool(differences(shown(old.outputs), shown(new.outputs), tolerance))
 
 
 def _fit(path: Path, cell: Any) -> list[Any]:
     """Return the outputs of a cell as they are stored; raise if they cannot be promised."""
     where = f"{path}, the cell {files.title(cell)!r},"
-    things = promises.shown(cell.outputs)
+    things = shown(cell.outputs)
     if not things:
         raise LocalModeError(f"{where} shows nothing. Let it print its result, or remove the tag.")
     outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
@@ -102,7 +101,7 @@ def _fit(path: Path, cell: Any) -> list[Any]:
             output.execution_count = None
         if "data" in output:  # of a picture, only the text that stands for it
             output.data = {kind: v for kind, v in output.data.items() if kind.startswith("text/")}
-    if [thing.kind for thing in promises.shown(outputs)] != [thing.kind for thing in things]:
+    if [thing.kind for thing in shown(outputs)] != [thing.kind for thing in things]:
         raise LocalModeError(
             f"{where} shows what cannot be stored as text. Promise a text instead."
         )

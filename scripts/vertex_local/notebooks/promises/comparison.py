@@ -18,7 +18,7 @@ from html.parser import HTMLParser
 from itertools import zip_longest
 from typing import Any
 
-from vertex_local.notebooks.numerals import Tolerance, words_and_numbers
+from vertex_local.notebooks.promises.numerals import Tolerance, words_and_numbers
 
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
 FIGURE = "<Figure size "  # Matplotlib's text for a picture

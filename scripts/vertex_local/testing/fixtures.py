@@ -64,8 +64,8 @@ def _started(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMode]:
 
     from vertex_local import config
     from vertex_local.kernel import clients
-    from vertex_local.sandbox import sandbox
     from vertex_local.server import daemon
+    from vertex_local.testing.sandbox import sandbox
 
     saved = dict(vars(initializer.global_config))
     with sandbox() as root:

@@ -153,7 +153,7 @@ def options_of(repo: Path) -> set[str]:
     defined = set(re.findall(r"[\"'](--[a-z][\w-]*)[\"'=]", source))
     trainer = [sys.executable, str(repo / "scripts" / "train_nn.py"), "--help"]  # composes some
     shown = subprocess.run(trainer, capture_output=True, text=True).stdout
-    return defined | set(OPTION.findall(shown)) | set(options_below(cli._parser()))
+    return defined | set(OPTION.findall(shown)) | set(options_below(cli.parser()))
 
 
 def options_below(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vertex_local.notebooks.items import NotebookCell
+from vertex_local.notebooks.checks.items import NotebookCell
 
 
 def by_notebook(items: list[pytest.Item]) -> list[pytest.Item]:

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
+from vertex_local.storage.api.multipart import boundary, parts
+from vertex_local.storage.api.requests import read_limited
 from vertex_local.storage.errors import BadRequest
-from vertex_local.storage.multipart import boundary, parts
-from vertex_local.storage.requests import read_limited
 
 MAX_BATCH_BYTES = 10 << 20
 MAX_CALLS = 100

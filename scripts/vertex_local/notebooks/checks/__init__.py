@@ -25,11 +25,11 @@ import pytest
 from nbval.plugin import IPyNbFile
 
 from vertex_local.config import find_root
-from vertex_local.notebooks import order
-from vertex_local.notebooks.execution import OUTPUT_LIMIT
-from vertex_local.notebooks.items import NotebookFile
-from vertex_local.notebooks.summary import Summary
-from vertex_local.notebooks.timing import Timings
+from vertex_local.notebooks.checks import order
+from vertex_local.notebooks.checks.items import NotebookFile
+from vertex_local.notebooks.checks.summary import Summary
+from vertex_local.notebooks.checks.timing import Timings
+from vertex_local.notebooks.engine.session import OUTPUT_LIMIT
 
 EVIDENCE = find_root().path / "evidence"  # before `vertex_local.testing` gives the session a root
 

@@ -8,11 +8,11 @@ from typing import TypeVar
 from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob, Trial
 
 from vertex_local import costs
-from vertex_local.budget import Budget
 from vertex_local.config import Root
 from vertex_local.console.searches import search_of
 from vertex_local.jobs import log
 from vertex_local.training import states
+from vertex_local.training.budget import Budget
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
 

@@ -22,7 +22,7 @@ from nbclient.util import run_sync
 
 from vertex_local.config import LocalModeError
 from vertex_local.kernel import spec
-from vertex_local.notebooks import streams, watch
+from vertex_local.notebooks.engine import streams, watch
 from vertex_local.notebooks.rules import Raised, Seen
 
 CELL_SECONDS = 600

@@ -15,13 +15,14 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from nbval.plugin import IPyNbCell, IPyNbFile, metadata_tags
 
 from vertex_local.config import LocalModeError, find_root
-from vertex_local.notebooks import account, checking, evidence, files, local_jobs, promises
+from vertex_local.notebooks import account, checking, evidence, files, local_jobs
 from vertex_local.notebooks.account import CellFailed
 from vertex_local.notebooks.checking import Checking
-from vertex_local.notebooks.execution import Session
+from vertex_local.notebooks.checks.timing import Timing
+from vertex_local.notebooks.engine.session import Session
+from vertex_local.notebooks.promises.comparison import shown
 from vertex_local.notebooks.rules import Finding
 from vertex_local.notebooks.settings import Settings
-from vertex_local.notebooks.timing import Timing
 
 TITLE, WARNING = "nbcheck-title", "nbcheck-warning"  # keys of what travels with pytest's reports
 CHECK, CHECK_COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"
@@ -208,7 +209,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
         Raises:
             CellFailed: if it fails.
         """
-        promised = promises.shown(self.parent.promised[self.index], self.sanitize)
+        promised = shown(self.parent.promised[self.index], self.sanitize)
         wanted = compare and self.options["check"]
         if wanted and not promised and self._is_promise():
             raise CellFailed(

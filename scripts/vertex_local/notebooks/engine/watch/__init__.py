@@ -62,5 +62,5 @@ def bases() -> list[str]:
     return [each.__name__ for each in shown.__mro__] if isinstance(shown, type) else []
 
 
-if __name__ == SOURCE:  # see vertex_local.notebooks.execution, which sends these files
+if __name__ == SOURCE:  # see vertex_local.notebooks.engine.session, which sends these files
     watch(get_ipython())  # type: ignore[name-defined]  # noqa: F821

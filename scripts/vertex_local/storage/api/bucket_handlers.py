@@ -6,9 +6,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vertex_local.storage import conditions, listing, resources
-from vertex_local.storage.errors import BadRequest
-from vertex_local.storage.requests import (
+from vertex_local.storage import conditions, listing
+from vertex_local.storage.api import resources
+from vertex_local.storage.api.requests import (
     CONDITIONS,
     base,
     check_params,
@@ -16,6 +16,7 @@ from vertex_local.storage.requests import (
     part,
     read_json,
 )
+from vertex_local.storage.errors import BadRequest
 
 
 async def create(request: Request) -> Response:

@@ -14,13 +14,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from vertex_local.storage import conditions, resources
-from vertex_local.storage.digest import PIECE_BYTES, pieces
-from vertex_local.storage.errors import BadRange, BadRequest, NotEmulated
-from vertex_local.storage.metadata import Resource
-from vertex_local.storage.objects import Objects, Slow
-from vertex_local.storage.partial import Partial
-from vertex_local.storage.requests import (
+from vertex_local.storage import conditions
+from vertex_local.storage.api import resources
+from vertex_local.storage.api.requests import (
     CONDITIONS,
     base,
     check_params,
@@ -28,6 +24,11 @@ from vertex_local.storage.requests import (
     part,
     read_json,
 )
+from vertex_local.storage.digest import PIECE_BYTES, pieces
+from vertex_local.storage.errors import BadRange, BadRequest, NotEmulated
+from vertex_local.storage.metadata import Resource
+from vertex_local.storage.objects import Objects, Slow
+from vertex_local.storage.partial import Partial
 
 SOURCE_CONDITIONS = tuple(name.replace("if", "ifSource", 1) for name in conditions.NAMES)
 MAX_COMPOSED = 32

@@ -12,7 +12,7 @@ import pytest
 
 from vertex_local.config import LocalModeError
 from vertex_local.notebooks import files
-from vertex_local.notebooks.items import TITLE, WARNING
+from vertex_local.notebooks.checks.items import TITLE, WARNING
 
 INDEX = "index.html"
 PAGE = """<!DOCTYPE html>

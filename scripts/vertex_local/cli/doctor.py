@@ -23,7 +23,7 @@ from vertex_local.storage.objects import open_records
 from vertex_local.training.records import Records
 
 DISTRIBUTION = "vertex-ai-workshop"
-TESTED_VERSIONS = Path(__file__).resolve().parents[1] / "tested-versions.txt"
+TESTED_VERSIONS = Path(__file__).resolve().parents[2] / "tested-versions.txt"
 FREE_GB = 1.0  # a root with many runs of the lesson stays far below
 
 # A check yields what it found; it raises LocalModeError with the cure when something is wrong.

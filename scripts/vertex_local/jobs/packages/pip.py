@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])  # instead of the folder of this file
-from vertex_local import pip_settings  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parents[3])  # instead of the folder of this file
+from vertex_local.jobs.packages import pip_settings  # noqa: E402
 
 PIP = [sys.executable, "-m", "pip"]
 

@@ -17,12 +17,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vertex_local.faults.store import Faults
-from vertex_local.storage import batch, bucket_handlers, object_handlers, upload_handlers
+from vertex_local.storage.api import batch, bucket_handlers, object_handlers, upload_handlers
+from vertex_local.storage.api.faults import StorageFaults
+from vertex_local.storage.api.requests import objects_of, part
 from vertex_local.storage.errors import DiskFull, NotEmulated, StorageError
-from vertex_local.storage.faults import StorageFaults
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.partial import NO_ROOM_ERRORS
-from vertex_local.storage.requests import objects_of, part
 from vertex_local.storage.uploads import Parts, Sessions
 
 logger = logging.getLogger(__name__)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
+from vertex_local.cli import parsing
+from vertex_local.cli.parsing import Commands
 from vertex_local.config import Root
 from vertex_local.faults.kinds import KINDS
 from vertex_local.faults.store import Fault, Faults
-
-Command = Callable[[Root, argparse.Namespace], int]
 
 
 def add(root: Root, args: argparse.Namespace) -> int:
@@ -46,8 +44,8 @@ def describe(fault: Fault) -> str:
     return f"{fault.number}: {fault} ({rest}; happened {fault.happened} times)"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the parser's commands."""
+def add_to(commands: Commands) -> None:
+    """Add the command to the parser's."""
     help_text = "let something go wrong on purpose, as on Google Cloud"
     faults = commands.add_parser("fault", help=help_text, description=help_text)
     actions = faults.add_subparsers(metavar="ACTION", required=True)
@@ -59,8 +57,6 @@ def add_parser(commands: Any) -> None:
         parser.set_defaults(command=add)
         for option in kind.options:
             parser.add_argument(f"--{option.name}", help=option.help, metavar=option.name.upper())
-    listing = actions.add_parser("list", help=list_faults.__doc__, description=list_faults.__doc__)
-    listing.set_defaults(command=list_faults)
-    clearing = actions.add_parser("clear", help=clear.__doc__, description=clear.__doc__)
+    parsing.add(actions, "list", list_faults)
+    clearing = parsing.add(actions, "clear", clear)
     clearing.add_argument("number", nargs="?", type=int, help="which one (default: all)")
-    clearing.set_defaults(command=clear)

@@ -1,0 +1,1 @@
+"""Packages of a job: the unpacked script, and what pip installs for this job alone."""

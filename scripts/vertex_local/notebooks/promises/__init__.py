@@ -1,0 +1,1 @@
+"""Stored outputs: how they are compared with what is shown, refreshed, and tidied away."""
