@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import google_crc32c
 import pytest
 import requests
 from google.api_core import exceptions
@@ -67,6 +69,61 @@ def test_a_wrong_checksum_of_a_resumable_upload_is_refused(
     assert again.status_code == 404 and names(bucket) == []
 
 
+@pytest.mark.parametrize("chunk", [None, 256 * 1024])
+def test_a_checksum_that_the_user_gives_counts_beside_the_clients_own(
+    bucket: storage.Bucket, chunk: int | None
+) -> None:
+    data = b"x" * 300_000
+    right = base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
+    blob = bucket.blob("x", chunk_size=chunk)
+    with pytest.raises(exceptions.BadRequest, match="doesn't match"):
+        blob.upload_from_file(io.BytesIO(data), checksum="crc32c", crc32c_checksum_value=WRONG)
+    assert names(bucket) == []
+    blob.upload_from_file(io.BytesIO(data), checksum="crc32c", crc32c_checksum_value=right)
+    assert names(bucket) == ["x"]
+
+
+def test_an_object_without_a_content_type_is_served_as_bytes(bucket: storage.Bucket) -> None:
+    blob = bucket.blob("a")
+    blob.upload_from_string("a", "text/x")
+    blob.content_type = None
+    blob.patch()
+    both = bucket.blob("both")
+    both.compose([blob, blob])
+    copied = bucket.copy_blob(both, bucket, "copied")
+    for each in (blob, both, copied):
+        assert bucket.get_blob(each.name).content_type is None
+        each.download_as_bytes()
+        assert each.content_type == "application/octet-stream"  # a header of the answer
+
+
+def test_a_download_has_the_etag_of_the_metadata(bucket: storage.Bucket) -> None:
+    blob = bucket.blob("a")
+    blob.upload_from_string("a")
+    again = bucket.blob("a")
+    again.download_as_bytes()
+    assert again.etag == blob.etag
+    url = f"{bucket.client._connection.API_BASE_URL}/{bucket.name}/a"
+    assert requests.get(url, timeout=30).headers["ETag"] == f'"{blob.etag}"'  # of the XML API
+
+
+def test_a_missing_source_is_missing_whatever_the_target_is_called(
+    bucket: storage.Bucket,
+) -> None:
+    bucket.blob("folder/x").upload_from_string("x")
+    nothing = bucket.blob("nothing")
+    with pytest.raises(exceptions.NotFound):
+        bucket.copy_blob(nothing, bucket, "folder")
+    with pytest.raises(exceptions.NotFound):
+        bucket.move_blob(nothing, "folder")
+    with pytest.raises(exceptions.NotFound):
+        bucket.blob("folder").compose([nothing])
+    with pytest.raises(exceptions.NotFound):
+        storage.Client().bucket("no-such-bucket").blob("a/../b").upload_from_string("")
+    with pytest.raises(exceptions.MethodNotAllowed, match="beside an object"):
+        bucket.copy_blob(bucket.blob("folder/x"), bucket, "folder")
+
+
 @pytest.mark.parametrize(
     ("glob", "found"),
     [
@@ -92,6 +149,10 @@ def test_compose_can_delete_its_sources_and_refuses_what_it_does_not_know(
     answer = requests.post(url, json=body | {"surprise": True}, timeout=30)
     assert answer.status_code == 405 and "compose with surprise" in answer.text
     assert names(bucket) == ["a", "b"]
+    for wrong in (["a"], [{}], [{"name": 1}]):
+        answer = requests.post(url, json={"sourceObjects": wrong}, timeout=30)
+        assert answer.status_code == 400 and "must have a name" in answer.text
+    assert requests.post(url, json=body | {"destination": [1]}, timeout=30).status_code == 400
     assert requests.post(url, json=body | {"deleteSourceObjects": True}, timeout=30).ok
     assert names(bucket) == ["c"] and bucket.blob("c").download_as_text() == "ab"
 
@@ -106,6 +167,57 @@ def test_a_bucket_has_googles_defaults(bucket: storage.Bucket) -> None:
     bucket.iam_configuration.public_access_prevention = "sometimes"
     with pytest.raises(exceptions.BadRequest, match="publicAccessPrevention"):
         bucket.patch()
+
+
+def test_what_is_said_to_be_off_is_kept_as_it_was_said(server: ServerRecord) -> None:
+    bucket = storage.Client().bucket("everything-off")
+    assert bucket.hierarchical_namespace_enabled is None
+    bucket.hierarchical_namespace_enabled = False
+    bucket.versioning_enabled = False
+    bucket.create()
+    bucket.soft_delete_policy.retention_duration_seconds = 0
+    bucket.requester_pays = False
+    bucket.patch()
+    bucket = storage.Client().get_bucket("everything-off")
+    assert bucket.hierarchical_namespace_enabled is False
+    assert bucket._properties["versioning"] == {"enabled": False}
+    assert bucket._properties["billing"] == {"requesterPays": False}
+    assert bucket.soft_delete_policy.retention_duration_seconds == 0
+    blob = bucket.blob("x")
+    blob.upload_from_string("x")
+    blob.temporary_hold = False
+    blob.patch()
+    assert bucket.get_blob("x").temporary_hold is False
+    bucket.soft_delete_policy.retention_duration_seconds = 604800
+    with pytest.raises(exceptions.MethodNotAllowed, match="softDeletePolicy"):
+        bucket.patch()
+    url = f"{server.storage_url}/storage/v1/b/{bucket.name}"
+    assert requests.patch(url, json={"softDeletePolicy": None}, timeout=30).ok
+    assert requests.patch(url, json={"iamConfiguration": []}, timeout=30).status_code == 400
+
+
+def test_what_always_has_a_value_goes_back_to_its_default(
+    server: ServerRecord, bucket: storage.Bucket
+) -> None:
+    blob = bucket.blob("x")
+    blob.storage_class = "NEARLINE"
+    blob.upload_from_string("x")
+    url = f"{server.storage_url}/storage/v1/b/{bucket.name}"
+    everything = {"storageClass": None, "location": None, "rpo": None, "iamConfiguration": None}
+    assert requests.patch(url, json=everything, timeout=30).ok
+    assert requests.patch(f"{url}/o/x", json={"storageClass": None}, timeout=30).ok
+    assert blob.download_as_bytes() == b"x"
+    blob.reload()
+    bucket.reload()
+    assert (blob.storage_class, bucket.storage_class, bucket.rpo) == (
+        "STANDARD",
+        "STANDARD",
+        "DEFAULT",
+    )
+    assert (bucket.location, bucket.location_type) == ("US", "multi-region")
+    blob.storage_class = "LUKEWARM"
+    with pytest.raises(exceptions.BadRequest, match="storageClass"):
+        blob.upload_from_string("x")
 
 
 def test_custom_metadata_has_8_kib_in_all(bucket: storage.Bucket) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 import google_crc32c
@@ -72,6 +72,22 @@ def digest_of(file: BinaryIO) -> Digest:
     for data in pieces(file):
         digest.update(data)
     return digest
+
+
+def combined(*announced: Mapping[str, str]) -> dict[str, str]:
+    """Return the checksums that a sender announced in several places.
+
+    Raises:
+        BadChecksum: if two of the same kind differ: one of them is wrong, whatever was sent.
+    """
+    together: dict[str, str] = {}
+    for checksums in announced:
+        for kind, value in checksums.items():
+            if together.setdefault(kind, value) != value:
+                raise BadChecksum(
+                    f'Provided {kind} "{together[kind]}" doesn\'t match provided {kind} "{value}".'
+                )
+    return together
 
 
 def from_header(values: Iterable[str]) -> dict[str, str]:

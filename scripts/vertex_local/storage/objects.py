@@ -31,7 +31,7 @@ from vertex_local.storage.tree import Tree, is_folder
 
 BUCKET_RULES = "https://cloud.google.com/storage/docs/buckets#naming"
 ATTEMPTS = 50  # to read a file that somebody else is writing
-DEFAULT_TYPE = "application/octet-stream"
+DEFAULT_TYPE = "application/octet-stream"  # as which an object without a type is served
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,12 @@ class Objects:
 
     # Buckets
 
-    def create_bucket(self, name: str, fields: Mapping[str, Any]) -> Resource:
-        """Make an empty bucket."""
+    def create_bucket(self, name: str, change: Callable[[Resource], Resource]) -> Resource:
+        """Make an empty bucket.
+
+        Args:
+            change: sets what was asked for in the metadata of a new bucket.
+        """
         if problem := names.bucket_name_problem(name):
             raise BadRequest(f"Invalid bucket name: '{name}': {problem}. The rules: {BUCKET_RULES}")
         with self._lock:
@@ -82,7 +86,7 @@ class Objects:
                     "Your previous request to create the named bucket succeeded and you already "
                     "own it."
                 )
-            document = {**_new_bucket(now()), **fields}
+            document = change(_new_bucket(now()))
             self._metadata.put_bucket(name, document)
             (self._tree.top / name).mkdir()
         return document
@@ -188,7 +192,6 @@ class Objects:
             conditions.check(before.resource if before else None)
             self._tree.check_case(bucket, name)
             document = self._new_document(partial.digest, hashes, fields, before)
-            document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
             known = self._metadata.of(bucket, name)
             new = identity(partial.path.stat())
             self._metadata.put(bucket, name, new, document)
@@ -204,11 +207,11 @@ class Objects:
 
     def check_writable(self, bucket: str, name: str) -> None:
         """Raise an error if an object cannot have this name, before its bytes are received."""
+        self._tree.bucket(bucket)
         if problem := names.object_name_problem(name):
             raise BadRequest(f"Invalid object name: {name!r}: {problem}.")
         if limit := names.object_name_limit(name):
             raise NotEmulated(f"an object name {limit}, because local mode keeps objects as files")
-        self._tree.bucket(bucket)
         self._tree.check_free(bucket, name)
 
     def check_conditions(self, bucket: str, name: str, conditions: Conditions) -> None:
@@ -363,7 +366,7 @@ class Objects:
             "timeCreated": moment,
             "updated": moment,
             **{key: value for key, value in hashes.items() if value},
-            **fields,
+            **{key: value for key, value in fields.items() if value not in (None, "")},
         }
 
     def _put_folder(
@@ -382,7 +385,6 @@ class Objects:
             conditions.check(before.resource if before else None)
             self._tree.check_case(bucket, name)
             document = self._new_document(partial.digest, None, fields, before)
-            document["contentType"] = fields.get("contentType") or DEFAULT_TYPE
             path = self._tree.top / bucket / name
             self._tree.make_folders(bucket, path / "x")
             self._metadata.put(bucket, name, FOLDER, document)

@@ -25,8 +25,8 @@ async def create(request: Request) -> Response:
     name = body.get("name")
     if not isinstance(name, str):
         raise BadRequest("Required parameter: name")
-    fields = resources.bucket_fields(body)
-    document = await run_in_threadpool(objects_of(request).create_bucket, name, fields)
+    change = resources.patch(resources.bucket_fields(body))
+    document = await run_in_threadpool(objects_of(request).create_bucket, name, change)
     return JSONResponse(resources.bucket_json(base(request), name, document))
 
 

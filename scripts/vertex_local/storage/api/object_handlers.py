@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from datetime import datetime
 from email.utils import formatdate
 from typing import Any, BinaryIO, TypeVar
@@ -20,6 +21,7 @@ from vertex_local.storage.api.requests import (
     CONDITIONS,
     base,
     check_params,
+    is_xml,
     objects_of,
     part,
     read_json,
@@ -27,7 +29,7 @@ from vertex_local.storage.api.requests import (
 from vertex_local.storage.digest import PIECE_BYTES, pieces
 from vertex_local.storage.errors import BadRange, BadRequest, NotEmulated
 from vertex_local.storage.metadata import Resource
-from vertex_local.storage.objects import Objects, Slow
+from vertex_local.storage.objects import DEFAULT_TYPE, Objects, Slow
 from vertex_local.storage.partial import Partial
 
 SOURCE_CONDITIONS = tuple(name.replace("if", "ifSource", 1) for name in conditions.NAMES)
@@ -128,14 +130,15 @@ def _copy(
     source_wanted: conditions.Conditions,
     wanted: conditions.Conditions,
 ) -> Resource:
-    objects.check_writable(*target)
-    file, document = objects.open(*source, source_wanted)
+    file, document = objects.open(*source, source_wanted)  # without one, the target's name is fine
     with file, Partial(objects.incoming) as partial:
+        objects.check_writable(*target)
         for data in pieces(file):
             partial.write(data)
         # As on Cloud Storage: if metadata is given, none is copied from the source.
         kept = fields or resources.copied_fields(document)
-        kept = {"contentType": document["contentType"], **kept}
+        if "contentType" in document:
+            kept = {"contentType": document["contentType"], **kept}
         hashes = None if "md5Hash" in document else {"crc32c": partial.digest.crc32c}
         return objects.put(*target, partial, kept, wanted, hashes)
 
@@ -171,13 +174,15 @@ async def compose(request: Request) -> Response:
             "The number of source components provided must be between 1 and "
             f"{MAX_COMPOSED} inclusive."
         )
+    if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in sources):
+        raise BadRequest("Each source object of a compose must have a name.")
     fields = resources.object_fields(body.get("destination") or {})
     wanted = conditions.read(request.query_params)
     document = await run_in_threadpool(
         _compose, objects_of(request), bucket, name, sources, fields, wanted
     )
     if body.get("deleteSourceObjects"):
-        for source in {str(source["name"]) for source in sources} - {name}:
+        for source in {source["name"] for source in sources} - {name}:
             await run_in_threadpool(objects_of(request).delete, bucket, source)
     return answer(request, bucket, name, document)
 
@@ -190,27 +195,31 @@ def _compose(
     fields: Resource,
     wanted: conditions.Conditions,
 ) -> Resource:
-    objects.check_writable(bucket, name)
-    components, content_type = 0, ""
-    with Partial(objects.incoming) as partial:
-        for source in sources:
-            params = {**source.get("objectPreconditions", {}), **source}
-            params = {
-                key: str(value)
-                for key, value in params.items()
-                if key in CONDITIONS and value is not None
-            }
-            file, document = objects.open(bucket, str(source.get("name")), conditions.read(params))
-            with file:
-                for data in pieces(file):
-                    partial.write(data)
-            components += int(document.get("componentCount", 1))
-            content_type = content_type or document["contentType"]
-        fields = {"contentType": content_type, **fields}
+    with Partial(objects.incoming) as partial, ExitStack() as files:
+        opened = []
+        for each in sources:
+            file, document = objects.open(bucket, each["name"], _source_wanted(each))
+            opened.append((files.enter_context(file), document))
+        objects.check_writable(bucket, name)
+        for file, _ in opened:
+            for data in pieces(file):
+                partial.write(data)
+        components = sum(int(document.get("componentCount", 1)) for _, document in opened)
         hashes = {"crc32c": partial.digest.crc32c}  # like Cloud Storage: no MD5 of a composite
         return objects.put(
             bucket, name, partial, {**fields, "componentCount": components}, wanted, hashes
         )
+
+
+def _source_wanted(source: dict[str, Any]) -> conditions.Conditions:
+    params = {**(source.get("objectPreconditions") or {}), **source}
+    return conditions.read(
+        {
+            key: str(value)
+            for key, value in params.items()
+            if key in CONDITIONS and value is not None
+        }
+    )
 
 
 async def download(request: Request) -> Response:
@@ -228,7 +237,9 @@ async def download(request: Request) -> Response:
 
 async def _send(request: Request, file: BinaryIO, document: Resource) -> Response:
     headers = _headers(document)
-    kind = document["contentType"]
+    if not is_xml(request.scope["path"]):
+        headers["ETag"] = headers["ETag"].strip('"')  # as it is in the object's metadata
+    kind = document.get("contentType", DEFAULT_TYPE)
     if _wants_unpacked(request, document):
         headers |= {"Warning": "214 UploadServer gunzipped", "Vary": "Accept-Encoding"}
         return StreamingResponse(_unpacked(file), headers=headers, media_type=kind)

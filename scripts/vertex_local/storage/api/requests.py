@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from vertex_local.storage import conditions
-from vertex_local.storage.digest import PIECE_BYTES, from_header
+from vertex_local.storage.digest import PIECE_BYTES, combined, from_header
 from vertex_local.storage.errors import BadRequest, NotEmulated, TooLarge
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.partial import Partial
@@ -126,12 +126,24 @@ def intent(request: Request, bucket: str, body: dict[str, Any], fields: dict[str
         raise BadRequest("Required")
     if "\ufffd" in name:  # perhaps what stands for bytes that are no text
         _check_text(request.scope["query_string"])
-    announced = from_header(request.headers.getlist("x-goog-hash"))
-    if md5 := request.headers.get("content-md5"):
-        announced["md5"] = md5
-    for key, field in (("md5", "md5Hash"), ("crc32c", "crc32c")):
-        if isinstance(body.get(field), str):
-            announced[key] = body[field]
+    in_body = {
+        key: body[field]
+        for key, field in (("md5", "md5Hash"), ("crc32c", "crc32c"))
+        if isinstance(body.get(field), str)
+    }
     params = {key: value for key, value in request.query_params.items() if key in CONDITIONS}
     conditions.read(params)  # a wrong one is refused now
-    return Intent(bucket, name, fields, params, announced)
+    return Intent(bucket, name, fields, params, combined(announced(request), in_body))
+
+
+def announced(request: Request) -> dict[str, str]:
+    """Return the checksums of the content that a request's headers announce."""
+    md5 = request.headers.get("content-md5")
+    in_headers = from_header(request.headers.getlist("x-goog-hash"))
+    return combined(in_headers, {"md5": md5} if md5 else {})
+
+
+def is_xml(path: str) -> bool:
+    """Return whether a path is one of the XML API, whose paths begin with the bucket."""
+    first = path.split("/")[1]
+    return first not in ("storage", "upload", "download", "resumable", "batch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -23,14 +24,22 @@ OBJECT_OUTPUTS = frozenset(
 BUCKET_FIELDS = frozenset("iamConfiguration labels location rpo storageClass".split())
 BUCKET_OUTPUTS = frozenset(
     "etag generation id kind locationType metageneration name owner projectNumber selfLink "
-    "softDeletePolicy timeCreated updated".split()
+    "timeCreated updated".split()
 )
 MAX_CUSTOM = 8192  # bytes of keys and values: https://cloud.google.com/storage/quotas#objects
-CHOICES = {  # of a bucket, by the documentation of its resource representation
+CHOICES = {  # by the documentation of the resource representations
     "rpo": ("DEFAULT", "ASYNC_TURBO"),
     "publicAccessPrevention": ("inherited", "unspecified", "enforced"),
+    "storageClass": (
+        *("STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE"),
+        *("MULTI_REGIONAL", "REGIONAL", "DURABLE_REDUCED_AVAILABILITY"),
+    ),
 }
-MAPPINGS = frozenset({"labels", "metadata"})  # a patch changes single keys of these
+DEFAULTS = {"rpo": "DEFAULT", "storageClass": "STANDARD"}
+FIXED = frozenset({"iamConfiguration", "location"})  # null takes nothing away
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+MAPPINGS = frozenset({"labels", "metadata"})  # from names to texts
+MERGED = MAPPINGS | {"iamConfiguration"}  # a patch changes single keys of these
 DERIVED = frozenset(  # not copied from the source of a copy
     "generation metageneration size md5Hash crc32c timeCreated updated componentCount".split()
 )
@@ -52,12 +61,8 @@ def bucket_fields(body: Mapping[str, Any]) -> Resource:
         NotEmulated: if it sets something that local mode does not do.
     """
     fields = _fields(body, BUCKET_FIELDS, BUCKET_OUTPUTS, "a bucket with")
-    if not _is_off(body.get("softDeletePolicy", {}).get("retentionDurationSeconds")):
-        raise NotEmulated("a bucket with softDeletePolicy")
     prevention = (fields.get("iamConfiguration") or {}).get("publicAccessPrevention")
-    for key, value in (("rpo", fields.get("rpo")), ("publicAccessPrevention", prevention)):
-        if value is not None and value not in CHOICES[key]:
-            raise BadRequest(f"Invalid argument: {key} {value!r} is none of {CHOICES[key]}.")
+    _check_choice("publicAccessPrevention", prevention)
     if location := fields.get("location"):
         fields["location"] = str(location).upper()
         multi = fields["location"] in ("US", "EU", "ASIA")
@@ -68,29 +73,48 @@ def bucket_fields(body: Mapping[str, Any]) -> Resource:
 def _fields(
     body: Mapping[str, Any], writable: frozenset[str], outputs: frozenset[str], what: str
 ) -> Resource:
+    if not isinstance(body, dict):
+        raise BadRequest(f"Invalid value: {body!r} is not an object")
     fields = {}
     for key, value in body.items():
         if key in writable:
             fields[key] = _checked(key, value)
-        elif key not in outputs and not _is_off(value):
+        elif key in outputs:
+            continue
+        elif not _is_off(value):
             raise NotEmulated(f"{what} {key}")
+        elif _is_said(value):
+            fields[key] = value
     return fields
 
 
 def _checked(key: str, value: Any) -> Any:
-    if value is None or key == "iamConfiguration":
+    if value is None:
         return value
-    if key in MAPPINGS:
+    if key in MERGED:
         if not isinstance(value, dict):
             raise BadRequest(f"Invalid value for: {key} is not an object")
-        for item in value.values():
-            if not isinstance(item, str | None):
-                raise BadRequest(f"Invalid value for: {key}: {item!r} is not a string")
-        if sum(len(f"{name}{text or ''}".encode()) for name, text in value.items()) > MAX_CUSTOM:
-            raise BadRequest(f"The {key} of a resource may have {MAX_CUSTOM} bytes in all.")
     elif not isinstance(value, str):
         raise BadRequest(f"Invalid value for: {key}: {value!r} is not a string")
+    if key in MAPPINGS:
+        _check_mapping(key, value)
+    if key == "customTime" and not RFC_3339.fullmatch(value):
+        raise BadRequest(f"Invalid value for: customTime: {value!r} is not a time of RFC 3339")
+    _check_choice(key, value)
     return value
+
+
+def _check_mapping(key: str, value: dict[str, Any]) -> None:
+    for item in value.values():
+        if not isinstance(item, str | None):
+            raise BadRequest(f"Invalid value for: {key}: {item!r} is not a string")
+    if sum(len(f"{name}{text or ''}".encode()) for name, text in value.items()) > MAX_CUSTOM:
+        raise BadRequest(f"The {key} of a resource may have {MAX_CUSTOM} bytes in all.")
+
+
+def _check_choice(key: str, value: Any) -> None:
+    if value is not None and value not in CHOICES.get(key, (value,)):
+        raise BadRequest(f"Invalid argument: {key} {value!r} is none of {CHOICES[key]}.")
 
 
 def _is_off(value: Any) -> bool:
@@ -100,13 +124,24 @@ def _is_off(value: Any) -> bool:
     return value in (None, False, "", 0, "0", [])
 
 
+def _is_said(value: Any) -> bool:
+    """Return whether a value says in so many words that a feature is not used: Google keeps it."""
+    if isinstance(value, dict):
+        return any(_is_said(item) for item in value.values())
+    return value in (False, "0")  # and 0
+
+
 def patch(fields: Mapping[str, Any]) -> Callable[[Resource], Resource]:
     """Return the change that a PATCH asks for: null removes a field, or a key of a mapping."""
 
     def change(document: Resource) -> Resource:
         changed = dict(document)
         for key, value in fields.items():
-            if key in MAPPINGS and isinstance(value, dict):
+            if value is None and key in FIXED:
+                continue
+            if value is None:
+                value = DEFAULTS.get(key)
+            if key in MERGED and isinstance(value, dict):
                 value = {**changed.get(key, {}), **value}
                 value = {item: text for item, text in value.items() if text is not None}
             if value is None or value == {}:
@@ -123,7 +158,7 @@ def replace(fields: Mapping[str, Any], writable: frozenset[str]) -> Callable[[Re
 
     def change(document: Resource) -> Resource:
         kept = {key: value for key, value in document.items() if key not in writable}
-        for key in ("contentType", "storageClass", "location"):  # always have a value
+        for key in ("contentType", *DEFAULTS, *FIXED):  # always have a value
             if key in document and key in writable:
                 kept[key] = document[key]
         return patch(fields)(kept)

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vertex_local.faults.store import Faults
 from vertex_local.storage.api import batch, bucket_handlers, object_handlers, upload_handlers
 from vertex_local.storage.api.faults import StorageFaults
-from vertex_local.storage.api.requests import objects_of, part
+from vertex_local.storage.api.requests import is_xml, objects_of, part
 from vertex_local.storage.errors import DiskFull, NotEmulated, StorageError
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.partial import NO_ROOM_ERRORS
@@ -152,18 +152,12 @@ def _response(error: StorageError, xml: bool) -> Response:
 
 
 def _response_at(error: StorageError, path: str) -> Response:
-    return _response(error, _is_xml(path))
-
-
-def _is_xml(path: str) -> bool:
-    """Return whether a path is one of the XML API, whose paths begin with the bucket."""
-    first = path.split("/")[1]
-    return first not in ("storage", "upload", "download", "resumable", "batch")
+    return _response(error, is_xml(path))
 
 
 def _error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StorageError)  # Starlette calls this for StorageError only
-    return _response(error, _is_xml(request.scope["path"]))
+    return _response(error, is_xml(request.scope["path"]))
 
 
 def _system_error(request: Request, error: Exception) -> Response:
@@ -178,7 +172,7 @@ def _system_error(request: Request, error: Exception) -> Response:
 
 def _no_route(request: Request, _error: Exception) -> Response:
     feature = NotEmulated(f"{request.method} {request.scope['path']}")
-    return _response(feature, _is_xml(request.scope["path"]))
+    return _response(feature, is_xml(request.scope["path"]))
 
 
 def _gone(_request: Request, _error: Exception) -> Response:
@@ -188,4 +182,4 @@ def _gone(_request: Request, _error: Exception) -> Response:
 def _crash(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     answer = StorageError(f"local mode failed to answer: {error!r}; its server.log says more")
-    return _response(answer, _is_xml(request.scope["path"]))
+    return _response(answer, is_xml(request.scope["path"]))

@@ -17,6 +17,7 @@ from vertex_local.storage.api.multipart import RelatedBody, boundary
 from vertex_local.storage.api.requests import (
     CONDITIONS,
     MAX_JSON_BYTES,
+    announced,
     base,
     check_params,
     intent,
@@ -27,7 +28,7 @@ from vertex_local.storage.api.requests import (
     read_limited,
     receive,
 )
-from vertex_local.storage.digest import PIECE_BYTES, from_header
+from vertex_local.storage.digest import PIECE_BYTES, combined
 from vertex_local.storage.errors import BadRequest, Cancelled, DiskFull, NotEmulated, no_object
 from vertex_local.storage.metadata import Resource
 from vertex_local.storage.objects import Objects
@@ -35,6 +36,15 @@ from vertex_local.storage.partial import Partial
 from vertex_local.storage.uploads import GRANULE, Intent, Parts, Session, Sessions
 
 MAX_PARTS = 10_000
+XML_FIELDS = {  # headers of the XML API that set metadata
+    "cache-control": "cacheControl",
+    "content-disposition": "contentDisposition",
+    "content-encoding": "contentEncoding",
+    "content-language": "contentLanguage",
+    "content-type": "contentType",
+    "x-goog-custom-time": "customTime",
+    "x-goog-storage-class": "storageClass",
+}
 
 
 async def upload(request: Request) -> Response:
@@ -132,7 +142,6 @@ async def proceed(request: Request) -> Response:
                 raise
             _check_granule(session, last, total)
         if session.result is None and _is_complete(request, session, total):
-            session.intent.hashes |= from_header(request.headers.getlist("x-goog-hash"))
             await run_in_threadpool(_end, request, session)
         if session.result is not None:
             plan = session.intent
@@ -206,6 +215,7 @@ def _is_complete(request: Request, session: Session, total: int | None) -> bool:
 
 def _end(request: Request, session: Session) -> None:
     try:
+        session.intent.hashes = combined(session.intent.hashes, announced(request))
         result = _finish(objects_of(request), session.intent, session.received)
     except Exception:
         _sessions(request).end(session, None)
@@ -255,12 +265,11 @@ async def xml_put(request: Request) -> Response:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_PARTS:
         raise BadRequest(f"partNumber must be between 1 and {MAX_PARTS}, not {text!r}.")
     _own_parts(request, number)
-    announced = from_header(request.headers.getlist("x-goog-hash"))
-    announced.setdefault("md5", request.headers.get("content-md5", ""))
+    checksums = announced(request)
     with Partial(objects_of(request).incoming) as partial:
         rest = await receive(aiter(request.stream()), partial)
         await run_in_threadpool(partial.write, rest)
-        partial.digest.verify(announced.get("md5"), announced.get("crc32c"))
+        partial.digest.verify(checksums.get("md5"), checksums.get("crc32c"))
         await run_in_threadpool(_parts(request).add, number, int(text), partial)
         digest = partial.digest
     hashes = f"crc32c={digest.crc32c},md5={digest.md5}"
@@ -312,13 +321,11 @@ def _wanted_parts(body: bytes) -> list[tuple[int, str]]:
 
 
 def _xml_fields(request: Request) -> Resource:
-    names = ("Content-Type", "Content-Encoding", "Content-Language", "Content-Disposition")
-    fields: Resource = {}
-    for name in (*names, "Cache-Control"):
-        if value := request.headers.get(name):
-            fields[name[0].lower() + name[1:].replace("-", "")] = value
-    if moment := request.headers.get("x-goog-custom-time"):
-        fields["customTime"] = moment
+    fields: Resource = {
+        field: request.headers[name]
+        for name, field in XML_FIELDS.items()
+        if request.headers.get(name)
+    }
     prefix = "x-goog-meta-"
     metadata = {
         key.removeprefix(prefix): value
@@ -326,9 +333,9 @@ def _xml_fields(request: Request) -> Resource:
         if key.startswith(prefix)
     }
     for key in request.headers:
-        if key.startswith(("x-goog-object-lock", "x-goog-acl", "x-goog-encryption")):
+        if key.startswith(("x-goog-object-lock", "x-goog-encryption", "x-goog-if")):
             raise NotEmulated(f"the header {key}")
-    return {**fields, "metadata": metadata} if metadata else fields
+    return resources.object_fields({**fields, "metadata": metadata} if metadata else fields)
 
 
 def _xml(root: str, **values: str) -> Response:
