@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from vertex_local.storage import conditions
+from vertex_local.storage.api.features import refusal
 from vertex_local.storage.digest import PIECE_BYTES, combined, from_header
 from vertex_local.storage.errors import BadRequest, NotEmulated, TooLarge
 from vertex_local.storage.objects import Objects
@@ -26,6 +27,12 @@ HARMLESS = frozenset(
     "predefinedAcl predefinedDefaultObjectAcl destinationPredefinedAcl".split()
 )
 SIGNED = re.compile(r"x-goog-.*|googleaccessid|signature|expires", re.I)  # parameters of both kinds
+HEADERS = {  # how they begin, and by which word `features` knows them
+    "x-goog-copy-source-encryption": "encryption",
+    "x-goog-encryption": "encryption",
+    "x-goog-if": "ifGenerationMatch",
+    "x-goog-object-lock": "objectRetention",
+}
 CONDITIONS = frozenset([*conditions.NAMES, "generation"])
 
 
@@ -65,10 +72,20 @@ def check_params(request: Request, *known: str) -> None:
         if key not in HARMLESS and key not in known and value.lower() not in ("", "false"):
             if SIGNED.fullmatch(key):
                 raise NotEmulated("signed URLs")
-            raise NotEmulated(f"{request.method} with the parameter {key}")
+            raise refusal(key, f"{request.method} with the parameter {key}")
+    check_headers(request)
+
+
+def check_headers(request: Request) -> None:
+    """Refuse headers that ask for a feature which local mode does not have.
+
+    Raises:
+        NotEmulated: if there is one.
+    """
     for key in request.headers:
-        if key.startswith(("x-goog-encryption", "x-goog-copy-source-encryption")):
-            raise NotEmulated("encryption keys of one's own")
+        for start, feature in HEADERS.items():
+            if key.startswith(start):
+                raise refusal(feature, f"the header {key}")
 
 
 async def read_json(request: Request) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from vertex_local.config import PROJECT_NUMBER
+from vertex_local.storage.api.features import refusal
 from vertex_local.storage.conditions import etag
-from vertex_local.storage.errors import BadRequest, NotEmulated
+from vertex_local.storage.errors import BadRequest
 from vertex_local.storage.metadata import Resource
 
 OBJECT_FIELDS = frozenset(
@@ -82,7 +83,7 @@ def _fields(
         elif key in outputs:
             continue
         elif not _is_off(value):
-            raise NotEmulated(f"{what} {key}")
+            raise refusal(key, f"{what} {key}")
         elif _is_said(value):
             fields[key] = value
     return fields

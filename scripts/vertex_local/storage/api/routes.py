@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vertex_local.faults.store import Faults
 from vertex_local.storage.api import batch, bucket_handlers, object_handlers, upload_handlers
 from vertex_local.storage.api.faults import StorageFaults
+from vertex_local.storage.api.features import FEATURES, refusal
 from vertex_local.storage.api.requests import is_xml, objects_of, part
 from vertex_local.storage.errors import DiskFull, NotEmulated, StorageError
 from vertex_local.storage.objects import Objects
@@ -33,21 +34,6 @@ COPY = f"{API}/{{source_bucket}}/o/{{source}}/{{verb}}/b/{{bucket}}/o/{{object}}
 MOVE = f"{API}/{{bucket}}/o/{{source}}/moveTo/o/{{object}}"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 XML_OBJECT = "/{bucket}/{object:path}"
-FEATURES = {
-    "acl": "access control lists",
-    "anywhereCaches": "Anywhere Cache",
-    "bulkRestore": "soft delete",
-    "defaultObjectAcl": "access control lists",
-    "folders": "folders of hierarchical namespaces",
-    "hmacKeys": "HMAC keys",
-    "iam": "IAM policies",
-    "lockRetentionPolicy": "retention policies",
-    "managedFolders": "managed folders",
-    "notificationConfigs": "notifications",
-    "restore": "soft delete",
-    "serviceAccount": "the project's service account",
-    "watch": "notifications",
-}
 ELSEWHERE = {"bigquery": "BigQuery", "v1": "Gemini models", "v1beta1": "Gemini models"}
 
 
@@ -138,7 +124,7 @@ async def not_emulated(request: Request) -> Response:
         raise NotEmulated(ELSEWHERE.get(words[3], "this service of Google's"))
     for word in words[4:]:
         if word in FEATURES and (words[-1] == word or word in words[5:7]):
-            raise NotEmulated(f"{FEATURES[word]} ({request.method} …/{word})")
+            raise refusal(word, f"{request.method} …/{word}")
     raise NotEmulated(f"{request.method} {request.scope['path']}")
 
 

@@ -19,6 +19,7 @@ from vertex_local.storage.api.requests import (
     MAX_JSON_BYTES,
     announced,
     base,
+    check_headers,
     check_params,
     intent,
     objects_of,
@@ -332,9 +333,7 @@ def _xml_fields(request: Request) -> Resource:
         for key, value in request.headers.items()
         if key.startswith(prefix)
     }
-    for key in request.headers:
-        if key.startswith(("x-goog-object-lock", "x-goog-encryption", "x-goog-if")):
-            raise NotEmulated(f"the header {key}")
+    check_headers(request)
     return resources.object_fields({**fields, "metadata": metadata} if metadata else fields)
 
 
