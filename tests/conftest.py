@@ -11,6 +11,7 @@ import pytest
 from google.cloud import storage
 
 from vertex_local.config import Root, ServerRecord, find_root
+from vertex_local.faults.store import Faults
 from vertex_local.kernel import clients
 from vertex_local.server import daemon
 
@@ -42,6 +43,20 @@ def server(root: Root) -> ServerRecord:
 def bucket(server: ServerRecord) -> Iterator[storage.Bucket]:
     """A bucket that no other test uses."""
     yield storage.Client().create_bucket(f"test-bucket-{next(_numbers)}")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """The training script of one test, which writes its text."""
+    return tmp_path / "script.py"
+
+
+@pytest.fixture
+def faults(root: Root) -> Iterator[Faults]:
+    """The session's faults; none is left for the next test."""
+    made = Faults(root)
+    yield made
+    made.clear()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
@@ -53,13 +52,6 @@ class Page:
 @pytest.fixture
 def page(server: ServerRecord) -> Page:
     return Page(server)
-
-
-@pytest.fixture
-def faults(root: Root) -> Iterator[Faults]:
-    made = Faults(root)
-    yield made
-    made.clear()
 
 
 def test_the_list_has_jobs_newest_first_and_filters(page: Page, bucket: storage.Bucket) -> None:

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import browser
+import hostile
 import pytest
 import requests
 from google.cloud import storage
 from test_page import Page
 
-from vertex_local.config import Root, ServerRecord
+from vertex_local.config import ServerRecord
 from vertex_local.console import gate
 from vertex_local.faults.store import Faults
 from vertex_local.server import daemon
 
-# What somebody else's page may send without being asked. `arguments[0]` is the true address of
-# the page, which no attacker knows: with it, only the checks of the page itself are left.
-EVIL = """<!DOCTYPE html><title>evil</title><script>
-const base = %s, report = {};
+# What somebody else's page may send without being asked. It is told the true address of the page,
+# which no attacker knows: so only the checks of the page itself are left.
+EVIL = """
+const base = %s;
 const form = "kind=quota";
-async function attempt(name, work) {
-  try { report[name] = String(await work()); } catch (error) { report[name] = "refused"; }
-}
-function element(kind, source) {
-  return new Promise((done) => {
-    const made = document.createElement(kind);
-    made.onload = () => done("loaded");
-    made.onerror = () => done("refused");
-    made.src = source;
-    document.documentElement.append(made);
-  });
-}
 async function main() {
   await attempt("read", async () => (await fetch(base + "/", {credentials: "include"})).text());
   await attempt("post", async () => (await fetch(base + "/faults/add", {method: "POST",
@@ -65,19 +51,12 @@ async function main() {
 }
 window.report = report;
 main();
-</script>"""
+"""
 
 
 @pytest.fixture
 def page(server: ServerRecord) -> Page:
     return Page(server)
-
-
-@pytest.fixture
-def faults(root: Root) -> Iterator[Faults]:
-    made = Faults(root)
-    yield made
-    made.clear()
 
 
 @pytest.mark.parametrize(
@@ -174,45 +153,21 @@ def test_every_answer_forbids_scripts_and_frames_of_others(
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-class _Evil(http.server.BaseHTTPRequestHandler):
-    """A server of somebody else on this machine; it notes the cookies that it is given."""
-
-    content = b""
-    cookies: list[str]
-
-    def do_GET(self) -> None:
-        self.cookies.append(self.headers.get("Cookie", ""))
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(self.content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_page_of_another_user_of_this_machine_gets_nowhere(
     server: ServerRecord, faults: Faults, tmp_path: Path, host: str
 ) -> None:
     link = daemon.page_link(server)
     base = link.partition("/enter/")[0]
-    handler = type(
-        "Handler", (_Evil,), {"content": (EVIL % json.dumps(base)).encode(), "cookies": []}
-    )
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as evil,
-        browser.started(tmp_path) as window,
-    ):
-        threading.Thread(target=evil.serve_forever, daemon=True).start()
+    with hostile.serving() as site, browser.started(tmp_path) as window:
+        site.show(EVIL % json.dumps(base))
         window.open(link)
         window.wait(lambda: window.title.startswith("Jobs"), "the page, for its owner")
-        window.open(f"http://{host}:{evil.server_port}/")
+        window.open(f"http://{host}:{site.port}/")
         window.wait(lambda: window.title == "done", "the end of the attacks")
         report = window.run("return window.report")
-        window.open(f"http://{host}:{evil.server_port}/console/")
-        evil.shutdown()
+        window.open(f"http://{host}:{site.port}/console/")
     assert report["read"] == report["script"] == report["image"] == "refused"
     assert report["frame"] in ("refused", "null")
     assert faults.all() == []
-    assert not any(gate.COOKIE in cookie for cookie in handler.cookies)  # type: ignore[attr-defined]
+    assert not any(gate.COOKIE in cookie for cookie in site.cookies)

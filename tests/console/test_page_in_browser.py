@@ -74,13 +74,6 @@ def base(server: ServerRecord, window: Browser) -> str:
     return base
 
 
-@pytest.fixture
-def faults(root: Root) -> Iterator[Faults]:
-    made = Faults(root)
-    yield made
-    made.clear()
-
-
 def test_a_job_is_followed_while_it_runs(
     window: Browser, base: str, bucket: storage.Bucket, root: Root, faults: Faults
 ) -> None:

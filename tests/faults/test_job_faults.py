@@ -6,7 +6,6 @@ The words are those of the project's facts about Vertex AI, not those of the cod
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,6 @@ STOCKOUT = (
     "different accelerator."
 )
 CALL = "import time; print('attempt', flush=True); "
-
-
-@pytest.fixture
-def faults(root: Root) -> Iterator[Faults]:
-    """The session's faults; none is left for the next test."""
-    made = Faults(root)
-    yield made
-    made.clear()
 
 
 def custom_job(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,6 @@ from vertex_local.faults.store import Faults
 SEEDS = range(int(os.environ.get("VERTEX_LOCAL_PREEMPTIONS", "0")))
 SPOT = aiplatform.gapic.Scheduling.Strategy.SPOT
 Results = tuple[bytes, list[list[str]]]
-
-
-@pytest.fixture
-def faults(root: Root) -> Iterator[Faults]:
-    made = Faults(root)
-    yield made
-    made.clear()
 
 
 @pytest.fixture(scope="module")

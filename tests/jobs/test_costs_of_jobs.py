@@ -17,11 +17,6 @@ from vertex_local.config import Root
 GPU = {"accelerator_type": "NVIDIA_TESLA_T4", "accelerator_count": 1}
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    return tmp_path / "script.py"
-
-
 def costs_in_status(root: Root) -> list[str]:
     """What the status says about costs: of the newest job first, of all together last."""
     shown = io.StringIO()

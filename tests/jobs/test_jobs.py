@@ -35,12 +35,6 @@ print("reported")
 """
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    """A training script; each test writes its own text."""
-    return tmp_path / "script.py"
-
-
 def make_job(
     script: Path, bucket: storage.Bucket, text: str, **options: object
 ) -> aiplatform.CustomTrainingJob:

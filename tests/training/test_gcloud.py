@@ -21,11 +21,6 @@ IMAGE = "us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest"
 needs_gcloud = pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed")
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    return tmp_path / "script.py"
-
-
 def gcloud(root: Root, server: ServerRecord, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `gcloud ai …` with the exports and nothing else that names a project or an account."""
     return google_cloud_cli(root, server, "ai", *arguments)
