@@ -16,7 +16,29 @@ from vertex_local.kernel import clients
 from vertex_local.server import daemon
 
 REPO = Path(__file__).resolve().parents[1]
+# These take longest. They begin first, so that no worker is left alone with one at the end.
+LONGEST = (
+    "test_nbcheck.py",
+    "test_orders.py",
+    "test_learners.py",
+    "test_packages.py",
+    "test_selection.py",
+    "06e-Tuning.ipynb",
+    "06c-Distributed-training.ipynb",
+    "test_storage_tools.py",
+    "test_fixture.py",
+    "test_mutate.py",
+    "test_jobs.py",
+    "test_workshop.py",
+)
 _numbers = itertools.count()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; `--no-loadscope-reorder` lets pytest-xdist keep that order."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from vertex_local.jobs.packages import package, pip_settings
 from vertex_local.jobs.packages.package import BadPackage
 
 SETUP = "from setuptools import setup\nsetup(name='x', version='1', {})\n"
+_numbers = itertools.count()
 INFO = "Metadata-Version: 2.1\nName: x\nVersion: 1\n"
 
 
@@ -59,13 +61,14 @@ def wheel() -> bytes:
 
 def submit(bucket: storage.Bucket, data: bytes) -> aiplatform.CustomJob:
     """Start a job whose package is `data`; do not wait for it."""
-    bucket.blob("package.tar.gz").upload_from_string(data)
+    blob = bucket.blob(f"{next(_numbers)}/package.tar.gz")
+    blob.upload_from_string(data)
     pool = {
         "machine_spec": {"machine_type": "n1-standard-4"},
         "replica_count": 1,
         "python_package_spec": {
             "executor_image_uri": IMAGE,
-            "package_uris": [f"gs://{bucket.name}/package.tar.gz"],
+            "package_uris": [f"gs://{bucket.name}/{blob.name}"],
             "python_module": "trainer.task",
         },
     }
@@ -141,8 +144,7 @@ def test_packages_of_several_layouts_run(bucket: storage.Bucket, root: Root) -> 
         "x-1/src/trainer/task.py": "print('ran')",
     }
     described = {"x-1/PKG-INFO": INFO + "Requires-Dist: numpy\nRequires-Dist: no; extra == 'a'\n"}
-    for files in (GOOD, source, described | GOOD):
-        assert task_of(bucket, root, files) == "ran\n"
+    assert outputs(bucket, root, GOOD, source, described | GOOD) == ["ran\n"] * 3
 
 
 def test_a_package_without_the_module_fails_by_name(bucket: storage.Bucket) -> None:
@@ -152,11 +154,12 @@ def test_a_package_without_the_module_fails_by_name(bucket: storage.Bucket) -> N
         submit(bucket, archive(files)).wait_for_completion()
 
 
-def task_of(bucket: storage.Bucket, root: Root, files: dict[str, str]) -> str:
-    """Run a package; return what its module printed."""
-    job = submit(bucket, archive(files))
-    job.wait_for_completion()
-    return (root.jobs / job.name.rpartition("/")[2] / "job.log").read_text()
+def outputs(bucket: storage.Bucket, root: Root, *packages: dict[str, str]) -> list[str]:
+    """Run packages side by side; return what the module of each printed."""
+    jobs = [submit(bucket, archive(files)) for files in packages]
+    for job in jobs:
+        job.wait_for_completion()
+    return [(root.jobs / job.name.rpartition("/")[2] / "job.log").read_text() for job in jobs]
 
 
 HAND_MADE = {
@@ -175,22 +178,15 @@ HAND_MADE = {
 }
 
 
-@pytest.mark.parametrize(
-    "files",
-    [HAND_MADE, {name.removeprefix("x-1/"): text for name, text in HAND_MADE.items()}],
-    ids=["in a folder", "flat"],
-)
-def test_a_package_that_somebody_packed_is_installed_as_pip_does(
-    bucket: storage.Bucket, root: Root, files: dict[str, str]
+def test_packages_that_somebody_packed_are_installed_as_pip_does(
+    bucket: storage.Bucket, root: Root
 ) -> None:
-    assert task_of(bucket, root, files) == "1\nhello\n"
-
-
-def test_a_package_described_by_pyproject_runs(bucket: storage.Bucket, root: Root) -> None:
+    flat = {name.removeprefix("x-1/"): text for name, text in HAND_MADE.items()}
     described = '[project]\nname = "x"\nversion = "2"\n[build-system]\nrequires = ["setuptools"]\n'
     described += 'build-backend = "setuptools.build_meta"\n'
-    files = {"x/pyproject.toml": described, "x/trainer/task.py": "print('ran')"}
-    assert task_of(bucket, root, files) == "ran\n"
+    modern = {"x/pyproject.toml": described, "x/trainer/task.py": "print('ran')"}
+    printed = outputs(bucket, root, HAND_MADE, flat, modern)
+    assert printed == ["1\nhello\n", "1\nhello\n", "ran\n"]
 
 
 def test_what_a_package_requires_is_installed_or_the_job_fails(bucket: storage.Bucket) -> None:
@@ -210,17 +206,21 @@ def test_markers_and_extras_of_requirements_count(tmp_path: Path) -> None:
     assert not package.is_installed("fsspec[ssh]")  # paramiko is not here
 
 
-@pytest.mark.parametrize("setting", ["user", "target", "require-virtualenv", "only-binary"])
 def test_no_setting_of_pip_reaches_an_installation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = {"target": str(tmp_path / "elsewhere"), "only-binary": ":all:"}.get(setting, "true")
+    elsewhere = str(tmp_path / "elsewhere")
+    wrong = {"user": "true", "target": elsewhere, "require-virtualenv": "true"}
+    wrong["only-binary"] = ":all:"
+    lines = "".join(f"{name} = {value}\n" for name, value in wrong.items())
     settings = tmp_path / "pip.conf"
-    settings.write_text(f"[install]\n{setting} = {value}\n[global]\ntimeout = 7\n")
+    settings.write_text(f"[install]\n{lines}[global]\ntimeout = 7\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
-    monkeypatch.setenv(f"PIP_{setting.upper().replace('-', '_')}", value)
+    for name, value in wrong.items():
+        monkeypatch.setenv(f"PIP_{name.upper().replace('-', '_')}", value)
     kept = pip_settings.environment(sys.executable, os.environ)
     assert kept["PIP_CONFIG_FILE"] == os.devnull and kept["PIP_TIMEOUT"] == "7"
+    assert not kept.keys() & {"PIP_USER", "PIP_TARGET", "PIP_REQUIRE_VIRTUALENV", "PIP_ONLY_BINARY"}
     source = tmp_path / "x"
     source.mkdir()
     (source / "setup.py").write_text(SETUP.format("py_modules=['one']"))
@@ -228,7 +228,7 @@ def test_no_setting_of_pip_reaches_an_installation(
     pip = [sys.executable, str(command.PIP_PROGRAM), str(tmp_path / "site")]
     subprocess.run([*pip, "install", "--user", str(source)], check=True, timeout=120)
     assert (tmp_path / "site" / "one.py").is_file()
-    assert not (tmp_path / "elsewhere").exists()
+    assert not Path(elsewhere).exists()
 
 
 def test_a_package_of_very_many_files_is_refused_before_it_is_unpacked(
