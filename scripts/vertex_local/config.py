@@ -278,7 +278,7 @@ def without_account(root: Root) -> dict[str, str]:
     }
 
 
-def google_clients(root: Root, storage_url: str) -> dict[str, str]:
+def google_clients(root: Root, storage_url: str, kernel: str = "") -> dict[str, str]:
     """Return environment variables that point Google's clients, in any language, at local mode.
 
     Sources: google.cloud.storage._helpers, google-cloud-cpp's `client.cc`, TensorStore's
@@ -288,6 +288,7 @@ def google_clients(root: Root, storage_url: str) -> dict[str, str]:
     Args:
         root: whose server must be running, or about to start.
         storage_url: base URL of Cloud Storage, the secret at its end.
+        kernel: the kernel for which they are, or "".
     """
     address, _, secret = storage_url.rpartition("/")
     variables = {
@@ -303,7 +304,7 @@ def google_clients(root: Root, storage_url: str) -> dict[str, str]:
         "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(root.trusted),
     }
     if record := ServerRecord.read(root.record):
-        variables["grpc_proxy"] = f"http://local:{secret}@{record.tunnel}"
+        variables["grpc_proxy"] = f"http://{kernel or 'nobody'}:{secret}@{record.tunnel}"
     return variables
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -28,7 +29,16 @@ from vertex_local.config import LocalModeError, Root
 from vertex_local.faults import jobs as job_faults
 from vertex_local.faults import mounted
 from vertex_local.faults.store import Fault, Faults
-from vertex_local.jobs import command, images, log, options, process_groups, reaper, retries
+from vertex_local.jobs import (
+    command,
+    images,
+    log,
+    options,
+    process_groups,
+    reaper,
+    retries,
+    starter,
+)
 from vertex_local.jobs.log import ReplicaLogs, ServiceLog
 from vertex_local.jobs.packages.package import BadPackage
 from vertex_local.jobs.process_groups import Process
@@ -101,7 +111,9 @@ class Runner:
         if slot:
             self._records.move(job.name, states.RUNNING)
         thread = threading.Thread(
-            target=self._watch, args=(job, slot), name=f"job-{ResourceName.of(job).id}"
+            target=copy_context().run,
+            args=(self._watch, job, slot),
+            name=f"job-{ResourceName.of(job).id}",
         )
         with self._lock:
             self._active[job.name] = _Active(thread)
@@ -142,6 +154,7 @@ class Runner:
         try:
             folder = self.root.jobs / ResourceName.of(job).id
             folder.mkdir(parents=True)
+            starter.note(folder)
             with closing(ServiceLog(folder)) as service_log:
                 service_log(log.WAITING)
                 tries = Retries(job)

@@ -13,7 +13,7 @@ from typing import Any
 
 from vertex_local import config, secret
 from vertex_local.config import LocalModeError, Root
-from vertex_local.jobs import log
+from vertex_local.jobs import log, starter
 from vertex_local.kernel import pages
 from vertex_local.kernel.clients import configure_clients
 from vertex_local.server import daemon
@@ -24,6 +24,7 @@ def main() -> None:
     """Run the kernel: start local mode if it is not running, set up the clients, then serve."""
     root = config.find_root()
     start_again_with_gcs(root)
+    kernel = starter.new_kernel()
     from ipykernel.kernelapp import IPKernelApp
 
     app = IPKernelApp.instance()
@@ -32,13 +33,13 @@ def main() -> None:
     # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     try:
-        configure_clients(root, daemon.ensure(root))
+        configure_clients(root, daemon.ensure(root), kernel)
     except LocalModeError as err:
         refuse_cells(app.shell, str(err))
     else:
-        app.shell.events.register("pre_run_cell", lambda _info: revive(root))
+        app.shell.events.register("pre_run_cell", lambda _info: revive(root, kernel))
         pages.install(root)
-        warnings = JobWarnings(root)
+        warnings = JobWarnings(root, kernel)
         app.shell.events.register("post_run_cell", lambda _result: warnings.show())
     app.start()
 
@@ -61,35 +62,47 @@ def keep_secrets(session: Any) -> None:
     session.pack = lambda message: secret.hide_in(pack(message))
 
 
-def revive(root: Root) -> None:
+def revive(root: Root, kernel: str) -> None:
     """Start the server again if it was stopped or killed since the last cell, and say so."""
     if daemon.find(root) is None:
-        configure_clients(root, daemon.ensure(root))
+        configure_clients(root, daemon.ensure(root), kernel)
         print("Local mode's server had stopped and was started again. Buckets and jobs are kept.")
 
 
 class JobWarnings:
-    """Shows what local mode warns of, such as an old image, below the cell that started the job."""
+    """Shows what local mode warns of, such as an old image, in the notebook that started the job.
 
-    def __init__(self, root: Root) -> None:
-        self._jobs = root.jobs
-        self._seen = set(self._folders())
+    Args:
+        root: local mode's folder.
+        kernel: the kernel of this notebook: see `jobs.starter`.
+    """
+
+    def __init__(self, root: Root, kernel: str) -> None:
+        self._root, self._kernel = root, kernel
+        self._others = set(self._folders())  # they say nothing, or nothing more, to this notebook
+        self._shown: dict[Path, int] = {}  # how many warnings of a job were shown
 
     def _folders(self) -> list[Path]:
-        return sorted(self._jobs.iterdir()) if self._jobs.is_dir() else []
+        return sorted(self._root.jobs.iterdir()) if self._root.jobs.is_dir() else []
 
     def show(self) -> None:
-        """Print the warnings of jobs that were started since the last call, each one once.
+        """Print the warnings that came since the last call.
 
-        The trials of a search all have the same.
+        The trials of a search all have the same, which is printed once.
         """
-        warnings: dict[str, None] = {}
-        for folder in self._folders():
-            said = [] if folder in self._seen else [line.text for line in log.service_lines(folder)]
-            if log.RUNNING in said:  # warnings come before that
-                self._seen.add(folder)
-                warnings |= dict.fromkeys(text for text in said if text.startswith(log.WARNING))
-        for text in warnings:
+        texts: dict[str, None] = {}
+        for folder in [each for each in self._folders() if each not in self._others]:
+            said = [line.text for line in log.service_lines(folder)]
+            if starter.of(folder) != self._kernel:
+                if said:  # so it was also written down who started it
+                    self._others.add(folder)
+                continue
+            warnings = [text for text in said if text.startswith(log.WARNING)]
+            texts |= dict.fromkeys(warnings[self._shown.get(folder, 0) :])
+            self._shown[folder] = len(warnings)
+            if log.RUNNING in said:  # a job warns before that
+                self._others.add(folder)
+        for text in texts:
             print(text)
 
 

@@ -81,10 +81,11 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
             return access.plain_http(gate, **settings)
 
         account = Account(root, f"{ports.url(api)}/{token}/token")
+        users: dict[int, str] = {}
         with (
             Buckets(root, storage, behind_gate) as buckets,
-            RpcService(ports.url(api), token, account, certificate(root)) as rpc,
-            Tunnel(tunnel, passes, rpc.port),
+            RpcService(ports.url(api), token, account, certificate(root), users) as rpc,
+            Tunnel(tunnel, passes, rpc.port, users),
         ):
             runner.recover(records)
             jobs = Runner(root, records, buckets.read, partial(_lent, passes, address))

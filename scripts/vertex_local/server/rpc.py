@@ -7,6 +7,7 @@ knows how a method becomes a URL. So whatever REST clients can do, gRPC clients 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib import import_module
@@ -21,6 +22,7 @@ from google.oauth2.credentials import Credentials
 
 from vertex_local import errors, features
 from vertex_local.config import HOST
+from vertex_local.jobs import starter
 from vertex_local.server.access import Passes
 from vertex_local.server.account import Account
 
@@ -38,15 +40,22 @@ class RpcService:
         token: what that API asks for.
         account: whose tokens are believed, beside that one.
         identity: private key and certificate, in PEM.
+        users: who comes through the tunnel, by port: for a kernel, its name.
     """
 
     def __init__(
-        self, api_url: str, token: str, account: Account, identity: tuple[bytes, bytes]
+        self,
+        api_url: str,
+        token: str,
+        account: Account,
+        identity: tuple[bytes, bytes],
+        users: Mapping[int, str],
     ) -> None:
         self._api = urlsplit(api_url).netloc
         self._token = token
         self._passes = Passes(token)
         self._account = account
+        self._users = users
         handlers = [_Every(self._answer)]
         self._server = grpc.server(ThreadPoolExecutor(WORKERS), handlers=handlers)
         security = grpc.ssl_server_credentials([identity])
@@ -68,13 +77,18 @@ class RpcService:
                 "local-mode kernel chosen, or run `vertex-local env`.",
             )
         try:
-            return _passed_on(self._api, self._token, method, body)
+            return _passed_on(self._api_for(context), self._token, method, body)
         except GoogleAPICallError as err:
             error = err.response.json()["error"]
             context.abort(grpc.StatusCode[error["status"]], error["message"])
         except (errors.Unimplemented, ValueError) as err:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, str(err))
         raise AssertionError("abort raises")
+
+    def _api_for(self, context: grpc.ServicerContext) -> str:
+        """Return the address of the API for whoever asks."""
+        port = int(context.peer().rpartition(":")[2])
+        return starter.address(self._api, self._users.get(port, ""))
 
     def _may_ask(self, context: grpc.ServicerContext) -> bool:
         given = str(dict(context.invocation_metadata()).get("authorization", ""))

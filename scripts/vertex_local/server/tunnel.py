@@ -31,10 +31,14 @@ class Tunnel:
         listener: the socket to answer on.
         passes: one of these secrets is the password that clients must give.
         target: port of the gRPC service on this machine.
+        users: is told as whom clients come to it, by the port from which they are led there.
     """
 
-    def __init__(self, listener: socket.socket, passes: Passes, target: int) -> None:
+    def __init__(
+        self, listener: socket.socket, passes: Passes, target: int, users: dict[int, str]
+    ) -> None:
         self._listener, self._passes, self._target = listener, passes, target
+        self._users = users
         self._thread = threading.Thread(target=self._serve, name="tunnel", daemon=True)
 
     def __enter__(self) -> Tunnel:
@@ -61,22 +65,27 @@ class Tunnel:
             client.settimeout(SECONDS)
             request = _head(client)
             match = REQUEST.match(request)
-            if match is None or not self._knows(request):
+            user = self._user(request)
+            if match is None or user is None:
                 client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
                 return
             host, port = match[1].decode(), int(match[2])
             if f".{host}".endswith(f".{GOOGLE}"):
                 host, port = HOST, self._target
             other = opened.enter_context(socket.create_connection((host, port), SECONDS))
+            source = other.getsockname()[1]
+            self._users[source] = user
+            opened.callback(self._users.pop, source)
             client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             _exchange(client, other)
 
-    def _knows(self, request: bytes) -> bool:
+    def _user(self, request: bytes) -> str | None:
+        """Return the name that a client gives with the right password; None if it has neither."""
         given = re.search(rb"\r\nproxy-authorization: *basic +([\w+/=]+)\r\n", request, re.I)
         if given is None:
-            return False
-        _, _, password = base64.b64decode(given[1] + b"==").decode("latin-1").partition(":")
-        return password in self._passes
+            return None
+        name, _, password = base64.b64decode(given[1] + b"==").decode("latin-1").partition(":")
+        return name if password in self._passes else None
 
 
 def _head(client: socket.socket) -> bytes:

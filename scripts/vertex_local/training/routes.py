@@ -9,12 +9,15 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vertex_local import errors, features
 from vertex_local.config import LocalModeError
+from vertex_local.jobs import starter
 from vertex_local.registry import handlers as models
 from vertex_local.training import handlers, wire
 from vertex_local.training.handlers import Service
@@ -85,6 +88,7 @@ def application(service: Service) -> Starlette:
         routes.append(Route(f"{PARENT}/{kind}/{{rest:path}}", refuse, methods=METHODS))
     app = Starlette(
         routes=routes,
+        middleware=[Middleware(AskedByKernel)],
         exception_handlers={
             errors.ApiError: errors.handle_api_error,
             LocalModeError: errors.handle_local_mode_error,
@@ -94,6 +98,24 @@ def application(service: Service) -> Starlette:
     )
     app.state.service = service
     return app
+
+
+class AskedByKernel:
+    """ASGI middleware: takes the kernel that asks out of the path, and remembers it meanwhile."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match = starter.PREFIX.match(scope.get("path", ""))
+        if match:
+            raw_path = scope["raw_path"][match.end() :]  # the prefix has no escapes
+            scope = {**scope, "path": scope["path"][match.end() :], "raw_path": raw_path}
+        asked = starter.current.set(match["kernel"] if match else "")
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            starter.current.reset(asked)
 
 
 async def create(request: Request) -> Response:

@@ -17,7 +17,7 @@ from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob,
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
-from vertex_local.jobs import log
+from vertex_local.jobs import log, starter
 from vertex_local.jobs.log import ServiceLog
 from vertex_local.jobs.packages import package
 from vertex_local.jobs.packages.package import BadPackage
@@ -73,6 +73,7 @@ class Search:
         self._runner = runner
         self._folder = runner.root.jobs / ResourceName.of(job).id
         self._folder.mkdir(exist_ok=True)
+        starter.note(self._folder)
         self._log = ServiceLog(self._folder)
         self._files: dict[str, MetricFile] = {}  # by the name of the custom job
         self._wake = threading.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from contextvars import copy_context
 
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob
 
@@ -41,7 +42,9 @@ class Tuner:
             job.state = states.RUNNING
         search = Search(job, self._records, self._runner, self._seed)
         number = ResourceName.of(job).id
-        thread = threading.Thread(target=self._run, args=(search,), name=f"search-{number}")
+        thread = threading.Thread(
+            target=copy_context().run, args=(self._run, search), name=f"search-{number}"
+        )
         with self._lock:
             self._running[search.name] = (search, thread)
         thread.start()
