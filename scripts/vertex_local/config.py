@@ -147,8 +147,11 @@ class Root:
                 _make_private(folder)
             if self.path.exists():
                 self.check_owner()
-            for folder in (self.path, self.buckets, self.jobs):
+            for folder in (self.path, self.jobs):
                 _make_private(folder)
+            self.buckets.mkdir(mode=0o700, exist_ok=True)
+            # A server may just have closed it to its owner, too: see `storage.tree`.
+            self.buckets.chmod(self.buckets.stat().st_mode & 0o700)
             os.close(open_private(self.lock, os.O_WRONLY))
             if not self.boto.is_file() or self.boto.read_text(errors="replace") != BOTO:
                 write_private(self.boto, BOTO)

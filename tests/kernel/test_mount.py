@@ -23,6 +23,8 @@ from vertex_local.config import Root, ServerRecord
 from vertex_local.jobs import command
 from vertex_local.kernel import spec
 from vertex_local.storage import mount
+from vertex_local.storage.conditions import ANY
+from vertex_local.storage.objects import Objects
 
 NOBODY = 65534
 JOB = """
@@ -77,6 +79,91 @@ def test_cells_and_the_clients_share_files(gcs: None, bucket: storage.Bucket) ->
     assert outputs[2].ename == "KeyboardInterrupt"
     assert outputs[3].text == "goes on\n"
     assert bucket.blob("out.txt").download_as_bytes() == b"from a cell\n"
+
+
+TYPING_ERRORS = """
+import os, shutil, sys
+bucket = sys.argv[1]
+os.chdir("/gcs")
+for attempt in (
+    lambda: os.mkdir("typed-wrong"),
+    lambda: os.makedirs("/gcs/typed-wrong/models"),
+    lambda: open("/gcs/model.pt", "w"),
+    lambda: os.symlink(bucket, "/gcs/link"),
+    lambda: os.rename(bucket, "renamed"),
+    lambda: os.rename(f"{bucket}/a.txt", "a.txt"),
+    lambda: os.rmdir(f"{bucket}-empty"),
+):
+    try:
+        attempt()
+        sys.exit("nothing stopped it")
+    except PermissionError as err:
+        print(err)
+from google.cloud import storage
+storage.Client().create_bucket(f"{bucket}-later")
+os.makedirs(f"/gcs/{bucket}-later/models")
+os.rename(f"/gcs/{bucket}/a.txt", f"/gcs/{bucket}-later/models/b.txt")
+os.rename(f"/gcs/{bucket}-later/models", f"/gcs/{bucket}/models")
+print(sorted(os.listdir(bucket)), os.listdir(f"{bucket}-later"))
+shutil.rmtree(f"/gcs/{bucket}/models")
+storage.Client().bucket(f"{bucket}-later").delete()
+print(os.path.exists(f"/gcs/{bucket}-later"))
+"""
+
+
+def test_a_mistyped_bucket_fails_in_jobs_and_cells(
+    gcs: None, bucket: storage.Bucket, root: Root
+) -> None:
+    """Nobody can write directly in `/gcs`, in buckets everybody; one made later is one, too."""
+    storage.Client().create_bucket(f"{bucket.name}-empty")
+    cell = f"import sys; sys.argv = ['', {bucket.name!r}]\n{TYPING_ERRORS}"
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(cell),
+            nbformat.v4.new_code_cell("!mkdir /gcs/typed-wrong; touch /gcs/x"),
+        ]
+    )
+    for started in ("a job", "a notebook"):
+        bucket.blob("a.txt").upload_from_string("x")
+        if started == "a job":
+            container_job(bucket, "python3", "-c", TYPING_ERRORS).run(args=[bucket.name], **MACHINE)
+            (log,) = (path for path in root.jobs.glob("*/job.log") if "typed-wrong" in _text(path))
+            said = _text(log)
+        else:
+            NotebookClient(notebook, kernel_name=spec.NAME, timeout=100).execute()
+            said, shell = ("".join(each.text for each in cell.outputs) for cell in notebook.cells)
+            assert shell.count("Permission denied") == 2
+        assert said.count("Permission denied") == 7, said
+        assert said.splitlines()[-2:] == ["['models'] []", "False"]
+    assert "typed-wrong" not in os.listdir(root.buckets)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+def test_the_server_of_an_ordinary_user_closes_the_folder_of_the_buckets(anywhere: Path) -> None:
+    """Also without a mount, as on macOS: it does not depend on `/gcs`."""
+    if os.geteuid() == 0:
+        os.chown(anywhere, NOBODY, -1)
+        os.seteuid(NOBODY)
+    try:
+        root = Root(anywhere / "root")
+        root.create()
+        objects = Objects(root)
+        root.create()  # as a kernel does that starts
+        objects.create_bucket("bucket", dict)
+        (root.buckets / "bucket" / "folder").mkdir()
+        with pytest.raises(PermissionError):
+            (root.buckets / "typed-wrong").mkdir()
+        objects.delete_bucket("bucket", ANY)
+        with pytest.raises(PermissionError):
+            (root.buckets / "typed-wrong").mkdir()
+        objects.close()
+        (root.buckets / "no-server-runs").mkdir()
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
 
 
 @pytest.fixture

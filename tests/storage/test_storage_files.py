@@ -59,6 +59,7 @@ def test_a_file_that_is_changed_is_a_new_generation(bucket: storage.Bucket, root
 
 
 def test_a_folder_made_by_hand_is_a_bucket(server: ServerRecord, root: Root) -> None:
+    root.buckets.chmod(0o700)  # closed as long as local mode runs
     (root.buckets / "by-hand").mkdir()
     (root.buckets / "Not a bucket").mkdir()
     client = storage.Client()
@@ -67,6 +68,7 @@ def test_a_folder_made_by_hand_is_a_bucket(server: ServerRecord, root: Root) -> 
     client.bucket("by-hand").blob("x").upload_from_string("x")
     (root.buckets / "by-hand" / "x").unlink()
     (root.buckets / "by-hand").rmdir()
+    root.buckets.chmod(0o500)
     assert client.lookup_bucket("by-hand") is None
 
 

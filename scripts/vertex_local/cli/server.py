@@ -121,6 +121,8 @@ def reset(root: Root, args: argparse.Namespace) -> int:
             f"This deletes all buckets and jobs in {root.path}. Add --yes to do it."
         )
     daemon.stop(root)
+    if root.buckets.is_dir():
+        root.buckets.chmod(0o700)  # a server that was killed left it closed
     names = ("buckets", "uploads", "jobs", "server.json", "token", "key")
     kept = (root.database, root.metadata, root.faults, root.budget)
     patterns = [*names, *(f"{path.name}*" for path in kept)]

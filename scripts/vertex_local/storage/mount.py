@@ -5,6 +5,10 @@ need only be a link to them; but only root may put a link into `/`. On Linux a p
 `/` of its own, in a mount namespace: it has every entry of the real one, and `/gcs`. User id,
 processes and files are the same as outside; only `sudo` does not work there.
 
+Nobody may write directly in `/gcs`, among the buckets. While the server runs, the permissions of
+the buckets' folder say so (see `tree`). Root may write whatever permissions say; but in a mount
+that does not know the folder's group, root may not either.
+
 Elsewhere, and where namespaces are forbidden, somebody who is root can make the link by hand.
 
 As a program, `mount.py BUCKETS COMMAND …` becomes the command, in a `/` that has `/gcs`. It needs
@@ -16,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +37,12 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
 MS_BIND, MS_REC, MS_SLAVE = 4096, 16384, 1 << 19
 MNT_DETACH = 2
+# From <linux/mount.h>, and numbers of system calls, which are the same on all processors.
+OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
+AT_FDCWD, AT_EMPTY_PATH, O_CLOEXEC = -100, 0x1000, 0o2000000
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
+IDS = 2**32 - 1  # how many users and groups there can be
+UNKNOWN = 65533  # the group that is not known in the mount of root; any that nobody has
 
 
 def prefix(buckets: Path) -> list[str] | None:
@@ -130,10 +141,64 @@ def enter(buckets: str) -> None:
         for entry in entries:
             if entry.name != MOUNT.lstrip("/"):
                 copy(entry)
-    os.symlink(buckets, MOUNT)
+    show(buckets)
     call("umount2", OLD.encode(), MNT_DETACH)
     os.rmdir(OLD)
     call("mount", b"none", b"/", None, flags | MS_REMOUNT | MS_BIND | MS_RDONLY, None)
+
+
+def show(buckets: str) -> None:
+    """Make `/gcs` in the new root: a link, or, for root, a mount that does not know its group."""
+    if os.geteuid() == 0:
+        try:
+            mount_without_group(buckets)
+            return
+        except OSError:  # before Linux 5.12, or a file system that cannot do this
+            if os.path.isdir(MOUNT):
+                os.rmdir(MOUNT)
+    os.symlink(buckets, MOUNT)
+
+
+def mount_without_group(buckets: str) -> None:
+    """Mount the buckets' folder at `/gcs`, so that in this folder itself even root cannot write.
+
+    Linux refuses to write into a folder whose group the mount does not know: see
+    mount_setattr(2), "ID-mapped mounts". Files in the buckets have other groups.
+    """
+    os.chown(buckets, -1, UNKNOWN)
+    users = open_namespace(
+        f"0 0 {IDS}", f"0 0 {UNKNOWN}\n{UNKNOWN + 1} {UNKNOWN + 1} {IDS - UNKNOWN - 1}"
+    )
+    path = os.fsencode(buckets)
+    tree = call("syscall", OPEN_TREE, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC)
+    mapped = struct.pack("QQQQ", MOUNT_ATTR_IDMAP, 0, 0, users)
+    call("syscall", MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH, mapped, len(mapped))
+    os.mkdir(MOUNT)
+    call("syscall", MOVE_MOUNT, tree, b"", AT_FDCWD, MOUNT.encode(), MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def open_namespace(uid_map: str, gid_map: str) -> int:
+    """Return a new user namespace with these maps, as an open file."""
+    ready, done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:  # it is in the namespace, and waits there until the file is open
+        os.close(done[1])
+        try:
+            call("unshare", CLONE_NEWUSER)
+            os.write(ready[1], b"x")
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    os.close(ready[1])
+    try:
+        os.read(ready[0], 1)
+        for name, text in (("uid_map", uid_map), ("gid_map", gid_map)):
+            Path("/proc", str(child), name).write_text(text)
+        return os.open(f"/proc/{child}/ns/user", os.O_RDONLY)
+    finally:
+        for descriptor in (ready[0], *done):
+            os.close(descriptor)
+        os.waitpid(child, 0)
 
 
 def new_namespace() -> None:
@@ -164,11 +229,15 @@ def copy(entry: os.DirEntry[str]) -> None:
     call("mount", os.fsencode(entry.path), os.fsencode(path), None, MS_BIND | MS_REC, None)
 
 
-def call(name: str, *arguments: bytes | int | None) -> None:
-    """Call a function of the C library that returns 0 or sets errno."""
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
+def call(name: str, *arguments: bytes | int | None) -> int:
+    """Call a function of the C library that returns -1 if it fails, and sets errno."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    wide = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    result: int = function(*wide)
+    if result == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
+    return result
 
 
 if __name__ == "__main__":

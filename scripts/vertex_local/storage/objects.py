@@ -65,10 +65,12 @@ class Objects:
         self._last_generation = 0
         self._tree = Tree(root.buckets, self.incoming)
         self._metadata = open_records(root.metadata)
+        self._tree.close()
 
     def close(self) -> None:
         """Close the metadata; no method may be called afterwards."""
         self._metadata.close()
+        self._tree.open()
 
     # Buckets
 
@@ -88,7 +90,8 @@ class Objects:
                 )
             document = change(_new_bucket(now()))
             self._metadata.put_bucket(name, document)
-            (self._tree.top / name).mkdir()
+            with self._tree.opened():
+                (self._tree.top / name).mkdir()
         return document
 
     def bucket(self, name: str) -> Resource:
@@ -128,7 +131,8 @@ class Objects:
             conditions.check(self.bucket(name))
             if next(self._walk(name).names(), None) is not None:
                 raise Conflict("The bucket you tried to delete is not empty.")
-            shutil.rmtree(self._tree.bucket(name))  # folders without any object
+            with self._tree.opened():
+                shutil.rmtree(self._tree.bucket(name))  # folders without any object
             self._metadata.drop_bucket(name)
 
     # Objects

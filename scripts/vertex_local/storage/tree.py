@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vertex_local.storage import names
 from vertex_local.storage.errors import NotEmulated, no_bucket
 from vertex_local.storage.partial import Partial
 
+OPEN, CLOSED = 0o700, 0o500
+
 
 class Tree:
-    """The buckets' folders.
+    """The buckets' folders. Between `close` and `open`, only this class makes and deletes buckets.
+
+    Cloud Storage FUSE lets nobody write directly in `/gcs`: a mistyped name of a bucket fails
+    there, and must not make a bucket here. (For root, whom no permission stops, see `mount`.)
 
     Args:
         buckets: the folder of the buckets' folders.
@@ -25,6 +32,23 @@ class Tree:
     def __init__(self, buckets: Path, beside: Path) -> None:
         self.top = Path(os.path.realpath(buckets))
         self.ignores_case = _ignores_case(beside)
+
+    def close(self) -> None:
+        """Let nobody make, rename or delete anything beside the buckets."""
+        self.top.chmod(CLOSED)
+
+    def open(self) -> None:
+        """Let the owner do it again."""
+        self.top.chmod(OPEN)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Let this process do it for a moment."""
+        self.open()
+        try:
+            yield
+        finally:
+            self.close()
 
     def bucket(self, bucket: str) -> Path:
         """Return a bucket's folder; raise NotFound if there is none."""
