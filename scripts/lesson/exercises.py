@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import json
 import math
+import numbers
 import re
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from lesson.setup import WIDTH
 from vertex_local import costs
 
 AGAIN = "Run the cells above again, from Setup on."
-WIDTH = 68  # characters; JupyterLab, 1000 pixels wide, breaks longer lines inside of words
 
 Names = Mapping[str, Any]
 Check = Callable[[Names], str]
@@ -40,6 +41,25 @@ class NotYet(Exception):
 def require(fine: object, hint: str) -> None:
     if not fine:
         raise NotYet(hint)
+
+
+def described(answer: object) -> str:
+    """Return an answer as a learner would name it: 250, 'text', a function, a list …"""
+    if callable(answer):
+        return "a function or a type, not its value"
+    if isinstance(answer, float) and not math.isfinite(answer):
+        return "no finite number"
+    if answer is None or isinstance(answer, (bool, int, float, str)):
+        return textwrap.shorten(repr(answer), 50, placeholder=" …")
+    name = type(answer).__name__.removeprefix("nd")  # NumPy has ndarray
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def is_number(answer: object) -> TypeGuard[float]:
+    """Tell whether an answer is one finite number, Python's or NumPy's, and not True or False."""
+    return (
+        isinstance(answer, numbers.Real) and not isinstance(answer, bool) and math.isfinite(answer)
+    )
 
 
 def check(*needed: str) -> Callable[[Callable[..., str]], Check]:
@@ -73,7 +93,7 @@ def one_text(name: str, answer: object) -> str:
     """Return an answer that should be one text; say what is wrong with it as a text."""
     require(
         isinstance(answer, str),
-        f"{name} is a {type(answer).__name__}; write a text, between quotation marks.",
+        f"{name} is {described(answer)}; write a text, between quotation marks.",
     )
     text = str(answer)
     require(
@@ -174,11 +194,12 @@ def workshop_cost(answer: Any) -> str:
         "my_estimate is a whole estimate. Its amount, as a number, is .usd: costs.estimate(…).usd",
     )
     require(
-        isinstance(answer, (int, float)) and not isinstance(answer, bool),
-        f"my_estimate is {answer!r}; it must be a number, without quotation marks and signs.",
+        is_number(answer),
+        f"my_estimate is {described(answer)}; it must be a number such as 1.25, without quotation "
+        "marks and signs.",
     )
     require(
-        answer and math.isfinite(answer),
+        answer,
         "put your estimate, in US dollars, into my_estimate. If the cell ended with an error: "
         "an estimate can be multiplied only as a number, costs.estimate(…).usd",
     )
@@ -196,17 +217,13 @@ def workshop_cost(answer: Any) -> str:
 
 
 def _close(value: float, expected: float) -> bool:
-    return abs(value / expected - 1) <= TOLERANCE
+    return abs(value - expected) <= TOLERANCE * expected
 
 
 def _wrong_cost(answer: float, right: float) -> str:
     """Say what a wrong cost looks like."""
     hour = costs.estimate(MACHINE, ACCELERATOR, 1).usd_per_hour or 0.0
-    plain = costs.estimate(MACHINE, minutes=MINUTES)
-    small = costs.estimate("n1-standard-4", ACCELERATOR, 1, minutes=MINUTES)
-    together = costs.estimate(MACHINE, ACCELERATOR, 1, minutes=ATTENDEES * MINUTES)
-    each = [(right, ""), (hour * ATTENDEES * MINUTES / 60, "")]
-    for amount, _ in each:
+    for amount in (right, hour * ATTENDEES * MINUTES / 60):
         if _close(answer, amount / ATTENDEES):
             return f"that is the cost for one person. There are {ATTENDEES}."
         if _close(answer, amount * 100):
@@ -215,20 +232,46 @@ def _wrong_cost(answer: float, right: float) -> str:
             return f"the {ATTENDEES} people are counted twice."
     if any(_close(answer, n * (hour + extra)) for n in (1, ATTENDEES) for extra in (0, hour / 15)):
         return f"that is for a whole hour. A job takes {MINUTES} minutes: minutes={MINUTES}"
-    if _close(answer, together.usd or 0.0) or _close(answer, ATTENDEES * (together.usd or 0.0)):
-        return (
-            f"that is for jobs of {ATTENDEES * MINUTES} minutes. There are {ATTENDEES} jobs of "
-            f"{MINUTES} minutes, and each needs a machine of its own."
-        )
-    for found, what in ((plain, "without the GPU"), (small, "with an n1-standard-4")):
-        waits = (found.usd or 0.0, found.share(MINUTES))
-        if any(_close(answer, n * amount) for n in (1, ATTENDEES) for amount in waits):
-            return f"that is the price {what}. The task says {MACHINE} with one {ACCELERATOR}."
+    distance, hint = min(
+        (abs(n * usd - answer) / answer, hint)
+        for found, hint in _other_questions()
+        for usd in (found.usd or 0.0, found.share(found.minutes))
+        for n in (1, ATTENDEES)
+    )
+    if distance <= TOLERANCE:
+        return hint
     side = "above" if answer > right else "below"
     return (
         f"your estimate is {side} what the price table gives, {answer / right:.2g} times as much. "
         "Begin with one job: print(costs.estimate(…)) shows its parts."
     )
+
+
+def _other_questions() -> list[tuple[costs.Estimate, str]]:
+    """Return what a wrong cost may be the cost of, and what to say of it."""
+    task = f"The task says {MACHINE} with one {ACCELERATOR}."
+    together = ATTENDEES * MINUTES
+    gpu = functools.partial(costs.estimate, MACHINE, ACCELERATOR)
+    return [
+        (
+            gpu(1, minutes=together),
+            f"that is for jobs of {together} minutes. There are {ATTENDEES} jobs of {MINUTES} "
+            "minutes, and each needs a machine of its own.",
+        ),
+        (gpu(1), f"that is the provisioning alone. Add the computing: minutes={MINUTES}"),
+        (gpu(1, MINUTES), f"the minutes must be given by their name: minutes={MINUTES}"),
+        (gpu(ATTENDEES, minutes=MINUTES), f"that is one machine with {ATTENDEES} GPUs. {task}"),
+        (gpu(2, minutes=MINUTES), f"that is a machine with two GPUs. {task}"),
+        (costs.estimate(MACHINE, minutes=MINUTES), f"that is the price without the GPU. {task}"),
+        (
+            costs.estimate("n1-standard-4", ACCELERATOR, 1, minutes=MINUTES),
+            f"that is the price with an n1-standard-4. {task}",
+        ),
+        (
+            costs.estimate("n1-standard-4", minutes=MINUTES),
+            f"that is the price of an n1-standard-4 without a GPU. {task}",
+        ),
+    ]
 
 
 @check("my_answer", "ARTIFACT_DIR")
@@ -239,16 +282,34 @@ def output_file(answer: Any, base: str) -> str:
     """
     text = one_text("my_answer", answer)
     require(text, "write the whole name, from gs:// to model.pt, into my_answer.")
-    require(text == text.strip(), "my_answer begins or ends with a space. The name has none.")
-    require("//" not in text.removeprefix("gs://"), "there are two slashes in a row.")
+    require(
+        not re.search(r"\s", text),
+        "my_answer holds a space or a line break, perhaps at its end. The name has none.",
+    )
+    require(
+        "ARTIFACT_DIR" not in text,
+        "ARTIFACT_DIR stands there as a word. For its value, write {ARTIFACT_DIR}, with an f "
+        "before the first quotation mark.",
+    )
+    require(
+        "AIP_MODEL_DIR" not in text,
+        "AIP_MODEL_DIR stands there as a word. Write its value: which folder does Vertex AI add?",
+    )
     require(text.startswith("gs://"), "begin with gs://, as ARTIFACT_DIR does: {ARTIFACT_DIR}/…")
+    require("gs://" not in text[5:], "gs:// is there twice: ARTIFACT_DIR begins with it.")
+    require("//" not in text[5:], "there are two slashes in a row.")
+    require("\\" not in text, "a name in Cloud Storage has slashes (/), not backslashes.")
     require(
         text.startswith(base),
         f"that is another folder than this run's. It begins with {base}, the value of "
         "ARTIFACT_DIR.",
     )
-    require(text.startswith(f"{base}/"), "a slash is missing after {ARTIFACT_DIR}.")
-    inside = text.removeprefix(f"{base}/")
+    inside = text.removeprefix(base)
+    require(
+        inside.strip("/"), "that is the run's folder. The name goes on from there, to model.pt."
+    )
+    require(inside.startswith("/"), "a slash is missing after {ARTIFACT_DIR}.")
+    inside = inside.removeprefix("/")
     require(
         inside != "model.pt",
         "that is where --model_out puts it. Without it, the script uses AIP_MODEL_DIR. Which "
@@ -260,7 +321,7 @@ def output_file(answer: Any, base: str) -> str:
     )
     require(
         inside == "model/model.pt",
-        f"model.pt is right at the end, but not the folder before it: {inside!r}. The text below "
+        f"model.pt is right at the end, but not the folder before it: {inside!r}. The box above "
         "the launch says what AIP_MODEL_DIR is.",
     )
     return "Vertex AI sets AIP_MODEL_DIR to base_output_dir plus /model/."
@@ -286,8 +347,11 @@ def failed_job(answer: Any, bucket_name: str) -> str:
         "the name is in your answer. Leave out the words around it.",
     )
     name = name.removeprefix(f"{bucket_name}/").removeprefix("data/")
-    for there in ("train_data.npz", "val_data.npz"):
-        require(name != there, f"{there} is in the bucket, as the list shows. Which one is not?")
+    for there in ("train_data.npz", "val_data.npz", "preprocessing.json", "titanic_train.csv"):
+        require(
+            name not in (there, there.partition(".")[0]),
+            f"{there} is in the bucket, as the list shows. Which one is not?",
+        )
     require(
         "train_nn" not in name and "training.log" not in name,
         "that file was there: the script ran and left a log. What did the script not find?",
@@ -297,6 +361,10 @@ def failed_job(answer: Any, bucket_name: str) -> str:
         "that says that the script failed. What did it not find?",
     )
     require(name != "validation_data", "almost: the name has an ending, too.")
+    require(
+        name == "validation_data.npz" or "validation" not in name.lower(),
+        "almost. Copy the name from the log, letter by letter.",
+    )
     require(
         name == "validation_data.npz",
         "look for a name that begins with gs:// in the last line of the log.",
@@ -313,7 +381,7 @@ def l4_request(request: Any) -> str:
     require(isinstance(request, Mapping), "l4_request must stay a dict: {…: …, …: …}.")
     wanted = ["machine_type", "accelerator_type", "accelerator_count"]
     require(
-        sorted(request) == sorted(wanted), f"it needs these keys, and no others: {wanted}. Type "
+        set(request) == set(wanted), f"it needs these keys, and no others: {wanted}. Type "
         "and count are given also where the GPU is built in.",
     )  # fmt: skip
     machine, gpu, count = (request[name] for name in wanted)
@@ -322,6 +390,7 @@ def l4_request(request: Any) -> str:
         f"accelerator_type {gpu!r} is not how Vertex AI writes it. The task is to get an L4; the "
         "table has the word.",
     )
+    require(machine, "machine_type is empty. Look for NVIDIA_L4 in the table above.")
     require(
         str(machine).strip().lower() == machine,
         f"machine_type {machine!r}: write it as in the table, in lowercase and without spaces.",
@@ -335,8 +404,9 @@ def l4_request(request: Any) -> str:
         f"an L4 does not fit the machine type {machine}. Look for NVIDIA_L4 in the table above.",
     )
     require(
-        isinstance(count, int) and not isinstance(count, bool),
-        f"accelerator_count is {count!r}; it must be a whole number, without quotation marks.",
+        isinstance(count, numbers.Integral) and not isinstance(count, bool),
+        f"accelerator_count is {described(count)}; it must be a whole number, without quotation "
+        "marks.",
     )
     require(count == 1, f"how many L4 does the table give for one {machine}? Not {count}.")
     return f"{machine} is a machine with one L4 built in."
@@ -407,6 +477,10 @@ def leaks(answers: Any) -> str:
     return "; ".join(f"{name}: {reason}" for name, (*_, reason) in LEAKS.items()) + "."
 
 
+# The greatest values of the lesson's passengers, in data/titanic_*.csv.
+MOST = {"Pclass": 3, "Age": 80, "SibSp": 8, "Parch": 6, "Fare": 513}
+
+
 @check("other", "passenger", "survival_chances")
 def changed_passenger(after: Any, before: Any, chances: Callable[[list[Any]], Any]) -> str:
     """Check that at most two changed facts lift a passenger's chance above 60 %."""
@@ -421,18 +495,24 @@ def changed_passenger(after: Any, before: Any, chances: Callable[[list[Any]], An
     absent = [name for name in before if name not in after]
     require(not absent, f"{absent} is missing. Begin with other = {{**passenger}}.")
     changed = [name for name in before if after[name] != before[name]]
-    require(changed, "change one or two facts of the passenger, then run both cells again.")
+    require(
+        changed,
+        "other and passenger are equal. Change one or two facts in the cell of other. If you "
+        "changed passenger itself, first run the cell that makes it again.",
+    )
     require(
         len(changed) <= 2, f"you changed {len(changed)} facts ({', '.join(changed)}): two at most."
     )
-    for name in ("Pclass", "Age", "SibSp", "Parch", "Fare"):
+    for name, most in MOST.items():
         value = after[name]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if name == "Age" and value is None:
+            continue
         require(
-            number or (name == "Age" and value is None),
-            f"{name} is {value!r}; write a number, without quotation marks.",
+            is_number(value),
+            f"{name} is {described(value)}; write a number, without quotation marks.",
         )
-        require(value is None or value >= 0, f"{name} is {value}; it cannot be below 0.")
+        require(value >= 0, f"{name} is {value}; it cannot be below 0.")
+        require(value <= most, f"{name} is {value}; on the Titanic it was at most {most}.")
     require(after["Pclass"] in (1, 2, 3), "Pclass is 1, 2 or 3.")
     try:
         chance = float(chances([dict(after)])[0])
@@ -462,12 +542,18 @@ WHERE_TO_LOOK = {
 def diagnoses(answer: Any) -> str:
     """Check what a learner says about the four broken jobs."""
     require(isinstance(answer, Mapping), "causes must stay a dict: {1: …, 2: …, 3: …, 4: …}.")
-    require(sorted(answer, key=str) == sorted(CAUSES), "causes needs the keys 1, 2, 3 and 4.")
+    require(
+        sorted(answer, key=str) == sorted(CAUSES),
+        "causes needs the keys 1, 2, 3 and 4, as numbers.",
+    )
     for number, cause in CAUSES.items():
-        given = str(answer[number]).strip().lower()
-        require(given, f"choose a cause for job {number}.")
+        given = str(answer[number] or "").strip().lower()
         known = ", ".join(WHERE_TO_LOOK)
-        require(given in WHERE_TO_LOOK, f"job {number}: {given!r} is none of {known}.")
+        require(given, f"choose a cause for job {number}: {known}.")
+        require(
+            given in WHERE_TO_LOOK,
+            f"job {number}: {described(answer[number])} is none of {known}.",
+        )
         require(given == cause, f"job {number}: {WHERE_TO_LOOK[cause]}")
     return (
         "wait or go elsewhere (1), correct the argument (2), ask for access to the bucket (3), "

@@ -19,7 +19,7 @@ PACKAGES = ["google-cloud-aiplatform", "google-cloud-storage", "torch", "numpy",
 PACKAGES += ["scikit-learn", "matplotlib", "setuptools"]
 PASSENGERS = Path(__file__).resolve().parents[2] / "data" / "titanic_train.csv"
 LONGEST_LABEL = 63
-WIDTH = 79  # characters that JupyterLab shows without breaking words
+WIDTH = 68  # characters; JupyterLab, 1000 pixels wide, breaks longer lines inside of words
 
 
 class SetupError(Exception):
@@ -28,7 +28,8 @@ class SetupError(Exception):
     def _render_traceback_(self) -> list[str]:
         """Let Jupyter show the sentences alone, without a traceback; IPython calls this method."""
         lines = f"{type(self).__name__}: {self}".splitlines()
-        return [line if line.startswith(" ") else textwrap.fill(line, WIDTH) for line in lines]
+        fill = textwrap.TextWrapper(WIDTH, break_on_hyphens=False).fill
+        return [line if line.startswith(" ") else fill(line) for line in lines]
 
 
 def check_packages() -> None:
@@ -98,10 +99,13 @@ def bucket_problem(name: Any) -> str:
     """
     if not isinstance(name, str) or not name.strip():
         return 'write the name of your bucket between quotation marks, such as "doe-titanic".'
-    suggestion = label(name.strip().removeprefix("gs://").partition("/")[0])
-    such_as = f"such as {suggestion if 3 <= len(suggestion) else 'doe-titanic'!r}."
-    if name.strip().startswith("gs://"):
-        return f"leave out gs:// and what follows the name, {such_as}"
+    scheme, _, rest = name.strip().rpartition("://")
+    plain = label(rest.partition("/")[0])
+    suggestion = re.sub("[^a-z0-9-]", "", plain).strip("-")
+    usable = len(suggestion) >= 3 and "goog" not in suggestion
+    such_as = f"such as {suggestion if usable else 'doe-titanic'!r}."
+    if scheme:
+        return f"leave out {scheme}:// and what follows the name, {such_as}"
     if "/" in name:
         return f"a bucket's name has no slash, and no folder, {such_as}"
     if re.search(r"\s", name):

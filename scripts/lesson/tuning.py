@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,16 @@ def metric_name(answer: Any, search: Any) -> str:
     name = one_text("metric_name", answer)
     wrong = search.gca_resource.study_spec.metrics[0].metric_id
     require(name, "write the name between the quotation marks; the reason above has it.")
+    require(
+        name == name.strip(),
+        f"{name!r} begins or ends with a space. The names must agree to the last character.",
+    )
     require(name != wrong, "that is the name which nobody reports. Read what came instead.")
+    require(
+        name == "val_accuracy" or re.sub("[^a-z]", "", name.lower()) != "valaccuracy",
+        f"almost, but {name!r} is not what the script reports, letter by letter: capitals, signs "
+        "and quotation marks count.",
+    )
     require(
         name == "val_accuracy",
         f"{name!r} is not what train_nn.py reports and the search meant. It is an accuracy.",

@@ -51,7 +51,8 @@ def test_the_solution_is_right_and_says_what_to_do(notebook: nbformat.NotebookNo
         ({1: "capacity"}, "needs the keys 1, 2, 3 and 4"),
         ({**RIGHT, "5": "memory"}, "needs the keys 1, 2, 3 and 4"),
         (["capacity"], "must stay a dict"),
-        ({**RIGHT, 2: None}, "job 2: 'none' is none of"),
+        ({**RIGHT, 2: None}, "choose a cause for job 2"),
+        ({**RIGHT, 2: ["memory"]}, "job 2: a list is none of"),
     ],
 )
 def test_a_wrong_answer_gets_a_hint(causes: object, hint: str) -> None:

@@ -115,11 +115,13 @@ def test_the_solutions_are_right(notebook: nbformat.NotebookNode) -> None:
         ("val_loss", "It is an accuracy"),
         ("accuracy", "'accuracy' is not what"),
         (None, "write a text"),
+        ("val_accuracy ", "ends with a space"),
+        ("Val-Accuracy", "letter by letter"),
     ],
 )
 def test_a_wrong_metric_name_gets_a_hint(answer: object, hint: str) -> None:
     names = {"metric_name": answer, "typo": search(None, metric="val_acuracy")}
-    said = tuning.metric_name(names)
+    said = " ".join(tuning.metric_name(names).split())
     assert said.startswith("Not yet: ") and hint in said
 
 

@@ -51,7 +51,8 @@ def say(check: Check, typed: str) -> str:
     return check(found)
 
 
-ESTIMATE = 'costs.estimate("n1-standard-8", "NVIDIA_TESLA_T4", 1, minutes=10)'
+GPU = 'costs.estimate("n1-standard-8", "NVIDIA_TESLA_T4", '
+ESTIMATE = f"{GPU}1, minutes=10)"
 L4 = '{{"machine_type": {}, "accelerator_type": {}, "accelerator_count": {}}}'
 # Of each exercise: the name that the learner gives a value, and what is typed behind the `=`.
 WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
@@ -71,7 +72,14 @@ WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
         (f"625 * {ESTIMATE}.usd", "counted twice"),
         ("None", "a number"),
         ("-5", "above 0"),
-        ('float("nan")', "put your estimate"),
+        ('float("nan")', "no finite number; it must be"),
+        ("3,5", "a tuple; it must be a number such as"),
+        ("costs.estimate", "a function or a type"),
+        (f"{GPU}1).usd", "the provisioning alone"),
+        (f"25 * {GPU}1, 10).usd", "by their name: minutes=10"),
+        (f"{GPU}25, minutes=10).usd", "machine with 25 GPUs"),
+        (f"25 * {GPU}2, minutes=10).usd", "with two GPUs"),
+        ('25 * costs.estimate("n1-standard-4", minutes=10).usd', "n1-standard-4 without a GPU"),
         ("123456", "above what the price table gives"),
         (f"[{ESTIMATE}.usd] * 25", "a number"),
     ],
@@ -85,6 +93,15 @@ WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
         ('f"{ARTIFACT_DIR}/model"', "ends with the file"),
         ('f"{ARTIFACT_DIR}model/model.pt"', "slash is missing"),
         ('f"{ARTIFACT_DIR}//model/model.pt"', "two slashes"),
+        ('ARTIFACT_DIR + r"\\model\\model.pt"', "not backslashes"),
+        ('f"{ARTIFACT_DIR} /model/model.pt"', "holds a space"),
+        ('f"gs://{ARTIFACT_DIR}/model/model.pt"', "is there twice"),
+        ('f"ARTIFACT_DIR/model/model.pt"', "as a word"),
+        ('f"{ARTIFACT_DIR}/AIP_MODEL_DIR/model.pt"', "as a word"),
+        ("ARTIFACT_DIR", "is the run's folder"),
+        ('"https://example.com/model.pt"', "begin with gs://"),
+        ("print", "a function or a type, not its value; write"),
+        ("250", "my_answer is 250; write a text"),
         ('"model/model.pt"', "begin with gs://"),
         ('f"{ARTIFACT_DIR}/models/model.pt"', "folder before it"),
         ('f"{ARTIFACT_DIR}/checkpoints/model.pt"', "AIP_MODEL_DIR"),
@@ -101,7 +118,11 @@ WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
         ('"train_data.npz"', "Which one is not"),
         ('"train_nn.py"', "What did the script not find"),
         ('"training.log"', "What did the script not find"),
+        ('"val_data"', "Which one is not"),
+        ('"data/titanic_train.csv"', "Which one is not"),
         ('"validation_data"', "an ending"),
+        ('"Validation_data.npz"', "letter by letter"),
+        ('"gs://other/data/validation_data.npz"', "letter by letter"),
         ('"gs://{BUCKET_NAME}/data/validation_data.npz"', "Put an f before"),
         (
             '"cannot read gs://doe-titanic/data/validation_data.npz: no such bucket"',
@@ -134,9 +155,12 @@ WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
                 ('"g2-standard"', '"NVIDIA_L4"', "1", "does not fit"),
                 ('"g2-standard-8"', '"NVIDIA_L4"', "None", "whole number"),
                 ('["g2-standard-8"]', '"NVIDIA_L4"', "1", "as in the table"),
+                ('""', '"NVIDIA_L4"', "1", "machine_type is empty"),
+                ('"g2-standard-8"', '"NVIDIA_L4"', "True", "whole number"),
             ]
         ],
         ('{"machine_type": "g2-standard-8"}', "these keys"),
+        ('{1: "NVIDIA_L4", "machine": 2}', "these keys"),
         ('{"g2-standard-8", "NVIDIA_L4", 1}', "must stay a dict"),
     ],
     # 6: choose the hardware
@@ -162,7 +186,7 @@ WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
     ],
     # 06d, 1: a better ticket
     (exercises.changed_passenger, "other"): [
-        ("{**passenger}", "change one or two"),
+        ("{**passenger}", "Change one or two"),
         ('{**passenger, "Sex": "Female"}', "Sex is 'Female'; the model knows only"),
         ('{**passenger, "Sex": "woman"}', "the model knows only"),
         ('{**passenger, "sex": "female"}', "['sex'] is no fact"),
@@ -176,6 +200,9 @@ WRONG: dict[tuple[Check, str], list[tuple[str, str]]] = {
         ('{**passenger, "Fare": None, "Sex": "female"}', "Fare is None"),
         ('{"Sex": "female", "Pclass": 1}', "is missing"),
         ('passenger; other["Sex"] = "female"; other["Pclass"] = 1', "the same dict"),
+        ('{**passenger, "Age": float("nan"), "Sex": "female"}', "Age is no finite number"),
+        ('{**passenger, "Fare": 1e9}', "at most 513"),
+        ('{**passenger, "Pclass": True, "Sex": "female"}', "Pclass is True; write a number"),
         ('[{**passenger, "Sex": "female"}]', "must stay a dict"),
         ('{**passenger, "Sex": ["female"]}', "the model knows only"),
     ],
@@ -241,6 +268,10 @@ def test_every_exercise_has_ten_likely_wrong_answers() -> None:
         ),
         (exercises.compute_choice, 'choices = {"A": "CPU", "B": "gpu", "C": "several GPUs "}'),
         (exercises.changed_passenger, 'other = {**passenger, "Sex": "female", "Pclass": 1}'),
+        (
+            exercises.changed_passenger,
+            'import numpy as np; other = dict(passenger, Sex="female", Pclass=np.int64(1))',
+        ),
         (exercises.leaks, 'leaks = {"A": True, "B": False, "C": True}'),
     ],
 )

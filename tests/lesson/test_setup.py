@@ -74,6 +74,7 @@ def test_a_job_can_be_launched_and_found_under_such_a_name(
     [
         ("gs://doe-titanic", "leave out gs://.*'doe-titanic'"),
         ("gs://doe-titanic/data", "leave out gs://.*'doe-titanic'"),
+        ("https://storage.googleapis.com/doe", "leave out https://.*'doe-titanic'"),
         ("Doe_Titanic", "lowercase letters.*'doe-titanic'"),
         ("DOE-TITANIC", "lowercase letters.*'doe-titanic'"),
         ("doe-titanic/data", "no slash.*'doe-titanic'"),
@@ -81,6 +82,8 @@ def test_a_job_can_be_launched_and_found_under_such_a_name(
         ("doe-titanic ", "no spaces.*'doe-titanic'"),
         ("doe.titanic", "letters"),
         ("garcía-titanic", "letters.*'garcia-titanic'"),
+        ("李-titanic", "letters.*such as 'titanic'"),
+        ("Google-Data", "letters.*such as 'doe-titanic'"),
         ("do", "3 to 63"),
         ("x" * 64, "3 to 63 characters, and this one has 64"),
         ("-doe-titanic", "begins and ends with a letter"),
@@ -93,8 +96,10 @@ def test_a_job_can_be_launched_and_found_under_such_a_name(
     ],
 )
 def test_a_bucket_name_is_refused_by_its_variable_and_its_rule(name: Any, rule: str) -> None:
-    with pytest.raises(SetupError, match=f"^BUCKET_NAME = .*{rule}"):
+    with pytest.raises(SetupError, match=f"^BUCKET_NAME = .*{rule}") as caught:
         setup.check_names(name, "DOE")
+    for suggested in re.findall("such as '(.*)'", str(caught.value)):
+        assert setup.bucket_problem(suggested) == ""
 
 
 @pytest.mark.parametrize(
