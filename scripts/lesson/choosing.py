@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lesson.setup import WIDTH
 from vertex_local import costs
 
 DATA = costs.PRICES.parent
@@ -232,7 +233,7 @@ def recommend(
         head += " Measure a GPU that could be." if gpus else ""
     if cpu.measured is not None and rows > cpu.measured["rows"].max():
         head += " The times are extrapolated: measure so many rows before you rely on this."
-    wrap = textwrap.TextWrapper(92, subsequent_indent="  ", break_on_hyphens=False)
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(map(wrap.fill, [head, *reasons]))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -170,7 +171,7 @@ class Estimate:
     def lines(self) -> list[str]:
         """The estimate in words. Computing and provisioning apart: the second is an assumption."""
         if self.problem:
-            return [f"Cost unknown: {self.problem}"]
+            return textwrap.wrap(f"Cost unknown: {self.problem}", 66, break_on_hyphens=False)
         found = [
             f"About {money(self.share(self.minutes))} for {self.minutes:.1f} min of {self.what}"
         ]
