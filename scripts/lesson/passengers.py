@@ -39,7 +39,8 @@ def fit(train_rows: pd.DataFrame) -> dict[str, Any]:
         number of each word), `mean` and `scale` (of each feature, for scaling).
     """
     _require(train_rows, FEATURES)
-    fill = {"Age": train_rows["Age"].median(), "Fare": train_rows["Fare"].median(), "Embarked": "S"}
+    medians = {name: float(train_rows[name].median()) for name in ("Age", "Fare")}
+    fill = medians | {"Embarked": "S"}
     codes = {}
     for column in WORDS:
         words = sorted(train_rows[column].fillna(fill.get(column)).dropna().unique())
