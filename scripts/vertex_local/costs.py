@@ -278,7 +278,8 @@ def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Esti
         job: a `CustomTrainingJob`, `CustomPythonPackageTrainingJob`, `CustomContainerTrainingJob`
             or `CustomJob` of `google.cloud.aiplatform`, or a `CustomJob` message of
             `google.cloud.aiplatform_v1`. Time in the queue is not counted. A
-            `HyperparameterTuningJob` costs what its trials cost together.
+            `HyperparameterTuningJob` costs what its trials cost together. A job that ended
+            before it ran, such as for a quota, never had a machine, and costs nothing.
         provisioning_minutes: added to the running time, which does not include it in local mode;
             for a search once for each trial.
     """
@@ -302,7 +303,8 @@ def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Esti
     region = record.name.split("/locations/")[-1].split("/")[0]
     runs = [record] if trials is None else list(trials)
     minutes = sum(map(_running_minutes, runs))
-    return _estimate(pools, minutes, provisioning_minutes * len(runs), terms, region)
+    provisioned = [run for run in runs if run.start_time or not run.end_time]
+    return _estimate(pools, minutes, provisioning_minutes * len(provisioned), terms, region)
 
 
 def _pool(spec: Any) -> Pool:

@@ -14,6 +14,8 @@ import pytest
 from browser import Browser
 from google.cloud import storage
 from test_job_faults import SPOT, custom_job, failure
+from test_searches import LOSS
+from test_searches import search as small_search
 
 from vertex_local.config import Root, ServerRecord
 from vertex_local.faults.store import Faults
@@ -125,14 +127,23 @@ def test_a_fault_and_a_filter_are_chosen_by_hand(
     window.wait(lambda: "text=nobody" in window.address, "an address with the filter")
 
 
-def views_of(job: str, bucket: str, name: str) -> dict[str, str]:
-    """Return the address of each view: of a job, a bucket, and one object of strange name in it."""
+@pytest.fixture(scope="module")
+def tuned(server: ServerRecord) -> str:
+    """The address of a search that has ended."""
+    search = small_search(storage.Client().create_bucket("tuned-for-the-page"), LOSS)
+    search.run()
+    return f"searches/{search.name}"
+
+
+def views_of(job: str, bucket: str, name: str, tuned: str) -> dict[str, str]:
+    """Return the address of each view: of a job, a bucket, one object in it, and a search."""
     where = f"bucket={bucket}"
     return {
         "jobs": "",
         "job": f"jobs/{job}",
         "log": f"jobs/{job}/log/workerpool0-0",
-        "search": f"jobs/{job}/log/workerpool0-0?text=Error",
+        "found": f"jobs/{job}/log/workerpool0-0?text=Error",
+        "search": tuned,
         "buckets": "buckets",
         "folder": f"folder?{where}&prefix=folder/",
         "svg": f"object?{where}&name={name}",
@@ -143,7 +154,7 @@ def views_of(job: str, bucket: str, name: str) -> dict[str, str]:
 
 
 def test_every_view_is_readable_in_both_themes_and_when_narrow(
-    window: Browser, base: str, bucket: storage.Bucket, faults: Faults
+    window: Browser, base: str, bucket: storage.Bucket, faults: Faults, tuned: str
 ) -> None:
     job = custom_job(bucket, f"print({SCRIPT!r}); raise ValueError('x' * 300)")
     job._gca_resource.display_name = SCRIPT
@@ -151,7 +162,7 @@ def test_every_view_is_readable_in_both_themes_and_when_narrow(
     name = "folder/<img src=x onerror=alert(1)>.svg"
     bucket.blob(name).upload_from_string(f"<svg xmlns='http://www.w3.org/2000/svg'>{SCRIPT}</svg>")
     bucket.blob("folder/t.csv").upload_from_string("a,b\n1,2\n")
-    views = views_of(job.name, bucket.name, name)
+    views = views_of(job.name, bucket.name, name, tuned)
     for width, theme in ((1300, "light"), (700, "dark"), (700, "light"), (1300, "dark")):
         window.size(width, 900)
         window.theme(theme)
@@ -170,7 +181,7 @@ def test_every_view_is_readable_in_both_themes_and_when_narrow(
 
 @pytest.mark.skipif(not AXE, reason="VERTEX_LOCAL_AXE does not name a copy of axe.min.js")
 def test_axe_finds_nothing(
-    window: Browser, base: str, bucket: storage.Bucket, faults: Faults
+    window: Browser, base: str, bucket: storage.Bucket, faults: Faults, tuned: str
 ) -> None:
     job = custom_job(bucket, "raise ValueError('wrong data')")
     job._gca_resource.job_spec.base_output_directory.output_uri_prefix = f"gs://{bucket.name}/run"
@@ -181,7 +192,7 @@ def test_axe_finds_nothing(
     script = Path(AXE).read_text()
     for theme in ("light", "dark"):
         window.theme(theme)
-        for view, path in views_of(job.name, bucket.name, "folder/t.csv").items():
+        for view, path in views_of(job.name, bucket.name, "folder/t.csv", tuned).items():
             window.open(f"{base}/{path}")
             window.run(script)
             found = window.run("return axe.run()")
@@ -202,3 +213,12 @@ def test_a_page_that_somebody_opens_without_its_link_says_how(
 ) -> None:
     window.open(base.rpartition("/")[0] + "/another/")
     assert "vertex-local page" in window.texts("main")[0]
+
+
+def test_a_page_says_when_local_mode_has_stopped(window: Browser, own_root: Root) -> None:
+    told = "const it = document.getElementById('stale'); return it.hidden ? '' : it.innerText"
+    window.open(daemon.page_link(daemon.ensure(own_root)))
+    window.wait(lambda: window.title.startswith("Jobs"), "the page")
+    assert window.run(told) == ""
+    daemon.stop(own_root)
+    window.wait(lambda: "local mode has stopped" in window.run(told), "the sentence")

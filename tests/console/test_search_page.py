@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
+from google.cloud import storage
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, JobState
+from test_jobs import wait_until
+from test_page import Page
+from test_searches import ENDLESS
+from test_searches import search as real_search
 
-from vertex_local.console import searches
+from vertex_local.config import ServerRecord
+from vertex_local.console import curve, searches
 from vertex_local.console.routes import TEMPLATES
 
 SCRIPT = "<script>document.title='evil'</script>"
@@ -42,11 +49,10 @@ def search(values: list[float | None], goal: str = "MINIMIZE") -> Hyperparameter
 
 
 def page(job: HyperparameterTuningJob) -> str:
-    from vertex_local.console import curve
-
     shown = searches.search_of(job)
     template = TEMPLATES.get_template("search.html")
-    return template.render(at=lambda path="", **_: f"/{path}", search=shown, drawing=curve)
+    told = {"search": shown, "cost": "$1.", "said": [(0, SCRIPT)], "drawing": curve}
+    return template.render(at=lambda path="", **_: f"/{path}", **told)
 
 
 def test_trials_are_a_table_with_the_best_marked_and_a_picture() -> None:
@@ -75,3 +81,27 @@ def test_a_search_without_measurements_has_no_picture_and_no_best() -> None:
 def test_its_name_is_not_interpreted() -> None:
     text = page(search([1.0]))
     assert "document.title" in text and "<script>document" not in text
+
+
+def test_a_search_is_followed_and_cancelled_on_its_page(
+    server: ServerRecord, bucket: storage.Bucket
+) -> None:
+    page, job = Page(server), real_search(bucket, ENDLESS, labels={"owner": "doe"})
+    job.run(sync=False)
+    job.wait_for_resource_creation()
+    path = f"searches/{job.name}"
+    wait_until(lambda: page.get(path).count("ACTIVE</td>") == 2, "two trials")
+    text = page.read(path)
+    assert "0 to 3" in text and "n1-standard-4" in text and "Cost of all trials" in text
+    assert f"gcloud ai hp-tuning-jobs describe {job.name} --region=us-central1" in text
+    assert "Vertex AI uses another optimiser" in text  # the service's log
+    trial = re.findall(r'(jobs/\d+)">trial 1', page.get(path))[0]
+    assert f"a trial of  search in {bucket.name}" in page.read(trial)
+    name = f"search in {bucket.name} :"  # in the list, with its state behind
+    assert name in page.read("", owner="doe") and name in page.read("", text=job.name)
+    assert name not in page.read("", owner="nobody")
+    assert name not in page.read("", state="FAILED")
+    page.post(f"{path}/cancel")
+    wait_until(lambda: "CANCELLED" in page.read(path), "the end of the search")
+    assert "Cancel the search" not in page.read(path)
+    page.post("searches/1/cancel", 404)

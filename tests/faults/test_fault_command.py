@@ -31,7 +31,7 @@ def test_faults_are_added_listed_and_cleared(
 ) -> None:
     assert command(capsys, "list") == (0, "There are no faults.\n")
     status, text = command(capsys, "add", "preemption", "--after=2", "--times=2", "--job=doe_*")
-    assert status == 0 and text.startswith("Added fault 1: preemption --job=doe_* --after=2.0")
+    assert status == 0 and text.startswith("Added fault 1: preemption --job='doe_*' --after=2.0")
     assert command(capsys, "add", "quota")[0] == 0
     status, text = command(capsys, "list")
     assert [line.split()[:2] for line in text.splitlines()] == [

@@ -153,6 +153,12 @@ def test_a_job_that_never_ran_pays_its_provisioning_only() -> None:
 
 
 @pytest.mark.usefixtures("l4")
+def test_a_job_that_ended_before_it_had_a_machine_pays_nothing() -> None:
+    found = costs.of_job(record(start_time=None), provisioning_minutes=6)
+    assert (found.minutes, found.provisioning_minutes, found.usd) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("l4")
 def test_a_search_costs_what_its_trials_cost_with_their_provisioning() -> None:
     job = record()
     times = {"start_time": job.start_time, "end_time": job.end_time}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from vertex_local.storage import listing
 from vertex_local.storage.errors import NotFound, StorageError
@@ -23,7 +25,7 @@ class Entry:
 
     name: str
     size: int
-    updated: str
+    updated: datetime
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,13 @@ def folder(
     resume = listing.read_token(token) if token else ""
     query = listing.Query(prefix=prefix, delimiter=delimiter, limit=PAGE, resume=resume)
     found, page = objects.list(bucket, query)
-    entries = [
-        Entry(name, int(resource["size"]), str(resource["updated"])) for name, resource in found
-    ]
+    entries = [Entry(name, int(resource["size"]), moment(resource)) for name, resource in found]
     return Folder(entries, list(page.prefixes), page.token)
+
+
+def moment(resource: Mapping[str, object]) -> datetime:
+    """Return when an object was changed."""
+    return datetime.fromisoformat(str(resource["updated"]).replace("Z", "+00:00"))
 
 
 def below(objects: Objects, uri: str) -> list[Entry]:

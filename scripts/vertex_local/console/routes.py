@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 import jinja2
-from google.cloud.aiplatform_v1.types import CustomJob
+from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -30,6 +31,7 @@ from vertex_local.config import LocalModeError
 from vertex_local.console import curve, files, gate, logs, searches, views
 from vertex_local.console.gate import Session
 from vertex_local.faults.kinds import KINDS
+from vertex_local.jobs.log import SERVICE_LOG
 from vertex_local.storage.digest import pieces
 from vertex_local.storage.errors import StorageError
 from vertex_local.storage.objects import Objects
@@ -85,8 +87,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"moment": views.ago, "duration": views.duration, "size": views.size}
-    made.filters["money"] = costs.money
+    made.filters |= {"moment": views.moment, "recent": views.recent, "money": costs.money}
+    made.filters |= {"duration": views.duration, "size": views.size}
     return made
 
 
@@ -115,6 +117,7 @@ def application(console: Console) -> ASGIApp:
         Route("/jobs/{id}/cancel", partial(_view, console, cancel), methods=["POST"]),
         Route("/jobs/{id}/preempt", partial(_view, console, preempt), methods=["POST"]),
         Route("/searches/{id}", partial(_view, console, search)),
+        Route("/searches/{id}/cancel", partial(_view, console, cancel_search), methods=["POST"]),
         Route("/buckets", partial(_view, console, buckets)),
         Route("/folder", partial(_view, console, folder)),
         Route("/object", partial(_view, console, show_object)),
@@ -239,13 +242,23 @@ async def jobs(console: Console, request: Request) -> Response:
         found=found,
         told=told,
         number=number,
-        searches=[
-            searches.search_of(each)
-            for each in await run_in_threadpool(console.service.records.searches)
-        ][: -1 - NEWEST_SEARCHES : -1],
+        searches=await run_in_threadpool(_searches, console, told),
         per_page=views.PAGE,
         budget=await run_in_threadpool(_budget, console),
     )
+
+
+def _searches(console: Console, told: Mapping[str, str]) -> list[searches.Search]:
+    """Return the newest searches to which the filters of the list apply."""
+    found = map(searches.search_of, reversed(console.service.records.searches()))
+    wanted = (
+        each
+        for each in found
+        if told["state"] in ("", each.state)
+        and told["owner"] in ("", each.owner)
+        and (told["text"].lower() in each.name.lower() or told["text"] == each.id)
+    )
+    return list(itertools.islice(wanted, NEWEST_SEARCHES))
 
 
 def _job(console: Console, request: Request) -> CustomJob:
@@ -295,12 +308,30 @@ def _head(console: Console, bucket: str, name: str, limit: int) -> bytes:
 
 async def search(console: Console, request: Request) -> Response:
     """Show a hyperparameter tuning job with its trials."""
+    found = await run_in_threadpool(_search, console, request)
+    shown = searches.search_of(found)
+    said = logs.part(console.service.runner.root.jobs / shown.id / SERVICE_LOG)
+    return console.page(
+        "search.html",
+        search=shown,
+        cost=views.cost(found),
+        said=said.lines[-TAIL_LINES:],
+        drawing=curve,
+    )
+
+
+def _search(console: Console, request: Request) -> HyperparameterTuningJob:
     number = request.path_params["id"]
-    for found in await run_in_threadpool(console.service.records.searches):
+    for found in console.service.records.searches():
         if ResourceName.of(found).id == number:
-            shown = searches.search_of(found)
-            return console.page("search.html", search=shown, drawing=curve)
+            return found
     raise HTTPException(404, f"There is no hyperparameter tuning job {number}.")
+
+
+async def cancel_search(console: Console, request: Request) -> Response:
+    found = await run_in_threadpool(_search, console, request)
+    await run_in_threadpool(console.service.tuner.cancel, found.name)
+    return _see(console, f"searches/{request.path_params['id']}")
 
 
 def _number(text: str) -> int | None:
@@ -365,7 +396,14 @@ async def show_object(console: Console, request: Request) -> Response:
     document = await run_in_threadpool(console.objects.get, bucket, name)
     data = await run_in_threadpool(files.head, console.objects, bucket, name, files.PREVIEW_BYTES)
     shown = files.preview(data, name, int(document["size"]) <= len(data))
-    return console.page("object.html", bucket=bucket, name=name, document=document, shown=shown)
+    return console.page(
+        "object.html",
+        bucket=bucket,
+        name=name,
+        document=document,
+        updated=files.moment(document),
+        shown=shown,
+    )
 
 
 async def raw(console: Console, request: Request) -> Response:

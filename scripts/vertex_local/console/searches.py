@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from google.cloud.aiplatform_v1.types import HyperparameterTuningJob, StudySpec, Trial
 
+from vertex_local.console import views
 from vertex_local.console.curve import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from vertex_local.training import states
 from vertex_local.training.names import ResourceName
@@ -53,8 +55,9 @@ class Search:
 
     id: str
     name: str
+    owner: str
     state: str
-    created: datetime
+    steps: list[views.Step]
     metric: str
     goal: str
     parameters: list[str]
@@ -65,6 +68,8 @@ class Search:
     planned: int
     error: str
     is_active: bool
+    asked: list[tuple[str, str]]
+    commands: list[str]
 
     @property
     def best(self) -> Row | None:
@@ -82,8 +87,9 @@ def search_of(job: HyperparameterTuningJob) -> Search:
     return Search(
         ResourceName.of(job).id,
         str(job.display_name),
+        job.labels.get("owner", ""),
         job.state.name.removeprefix("JOB_STATE_"),
-        job.create_time,
+        views.steps(job),
         str(metric.metric_id),
         metric.goal.name,
         [str(each.parameter_id) for each in job.study_spec.parameters],
@@ -94,7 +100,34 @@ def search_of(job: HyperparameterTuningJob) -> Search:
         int(job.max_trial_count),
         str(job.error.message),
         not states.is_final(job.state),
+        [*_ranges(job.study_spec), *views.asked(job.trial_job_spec, job.labels)],
+        _commands(job),
     )
+
+
+def _ranges(study: StudySpec) -> Iterator[tuple[str, str]]:
+    """Yield each parameter with the values that it may have."""
+    for each in study.parameters:
+        if choices := each.categorical_value_spec or each.discrete_value_spec:
+            text = ", ".join(map(_text, choices.values))
+        else:
+            limits = each.double_value_spec or each.integer_value_spec
+            text = f"{_text(limits.min_value)} to {_text(limits.max_value)}"
+        scale = each.scale_type.name
+        kinds = {
+            "UNIT_LOG_SCALE": ", logarithmic",
+            "UNIT_REVERSE_LOG_SCALE": ", reverse logarithmic",
+        }
+        yield str(each.parameter_id), text + kinds.get(scale, "")
+
+
+def _commands(job: HyperparameterTuningJob) -> list[str]:
+    name = ResourceName.of(job)
+    return [
+        f"gcloud ai hp-tuning-jobs describe {name.id} --region={name.location}",
+        f"gcloud ai hp-tuning-jobs stream-logs {name.id} --region={name.location}",
+        f"aiplatform.HyperparameterTuningJob.get({str(name)!r})",
+    ]
 
 
 def _metric(trial: Trial, metric: StudySpec.MetricSpec) -> float:

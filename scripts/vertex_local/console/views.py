@@ -6,19 +6,26 @@ import functools
 import itertools
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob, JobState
+from google.cloud.aiplatform_v1.types import (
+    AcceleratorType,
+    CustomJob,
+    CustomJobSpec,
+    HyperparameterTuningJob,
+    JobState,
+)
 from google.protobuf import json_format
 
 from vertex_local import costs
 from vertex_local.config import Root
 from vertex_local.faults.jobs import LABEL, is_spot
 from vertex_local.jobs import log
+from vertex_local.jobs.replica import TRIAL_ID
 from vertex_local.training import states
 from vertex_local.training.budget import Budget
 from vertex_local.training.names import ResourceName
@@ -185,6 +192,7 @@ class Job:
     row: Row
     steps: list[Step]
     failure: Failure | None
+    search: tuple[str, str] | None  # id and name of the search whose trial it is
     asked: list[tuple[str, str]]
     spec: str
     logs: list[Log]
@@ -200,26 +208,28 @@ def job_of(records: Records, root: Root, job: CustomJob) -> Job:
     row = row_of(job)
     return Job(
         row,
-        _steps(job),
+        steps(job),
         _failure(job),
-        list(_asked(job)),
+        _search(records, job),
+        list(asked(job.job_spec, job.labels)),
         json.dumps(json_format.MessageToDict(CustomJob.pb(job).job_spec), indent=2),
         logs_of(root, job),
         run_folders(job),
-        str(costs.of_job(job)),
+        cost(job),
         _expected(root, job),
         _commands(records, job),
         row.state == "RUNNING" and is_spot(job),
     )
 
 
-def _steps(job: CustomJob) -> list[Step]:
-    steps = [Step("PENDING", job.create_time)]
+def steps(job: CustomJob | HyperparameterTuningJob) -> list[Step]:
+    """Return the states that a job has entered, the first one first."""
+    found = [Step("PENDING", job.create_time)]
     if job.start_time:
-        steps.append(Step("RUNNING", job.start_time))
+        found.append(Step("RUNNING", job.start_time))
     if job.end_time or job.state not in (states.PENDING, states.RUNNING):
-        steps.append(Step(job.state.name.removeprefix("JOB_STATE_"), job.update_time))
-    return steps
+        found.append(Step(job.state.name.removeprefix("JOB_STATE_"), job.update_time))
+    return found
 
 
 def _failure(job: CustomJob) -> Failure | None:
@@ -231,8 +241,28 @@ def _failure(job: CustomJob) -> Failure | None:
     return Failure(int(job.error.code), last, "\n".join(lines))
 
 
-def _asked(job: CustomJob) -> Iterator[tuple[str, str]]:
-    spec = job.job_spec
+def _search(records: Records, job: CustomJob) -> tuple[str, str] | None:
+    pool = job.job_spec.worker_pool_specs[0]
+    work = pool.container_spec or pool.python_package_spec
+    if not any(item.name == TRIAL_ID for item in work.env):
+        return None
+    for search in records.searches():
+        if any(trial.custom_job == job.name for trial in search.trials):
+            return ResourceName.of(search).id, str(search.display_name)
+    return None  # it was deleted
+
+
+def cost(job: CustomJob | HyperparameterTuningJob) -> str:
+    """Return what a job has cost so far, as the end of a sentence."""
+    estimate = costs.of_job(job)
+    if estimate.problem:
+        return f"not known, because {estimate.problem}"
+    text = " ".join(estimate.lines)
+    return f"{text[0].lower()}{text[1:]}."
+
+
+def asked(spec: CustomJobSpec, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what somebody asked for, each with its name."""
     for number, pool in enumerate(spec.worker_pool_specs):
         if not pool.replica_count:
             continue
@@ -261,7 +291,7 @@ def _asked(job: CustomJob) -> Iterator[tuple[str, str]]:
         yield "timeout", f"{timeout.total_seconds():g} s"
     if spec.service_account:
         yield "service account", str(spec.service_account)
-    for key, value in sorted(job.labels.items()):
+    for key, value in sorted(labels.items()):
         yield "label", f"{key}={value}"
 
 
@@ -309,9 +339,16 @@ def _commands(records: Records, job: CustomJob) -> list[str]:
     return commands
 
 
-def ago(moment: datetime) -> str:
-    """Return a moment for people, in this machine's time."""
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+def moment(time: datetime) -> str:
+    """Return a moment for people, in this machine's time, and which time that is."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def recent(time: datetime) -> str:
+    """Return a moment for people in few letters: without the date if it is today's."""
+    local = time.astimezone()
+    today = local.date() == datetime.now().date()
+    return f"{local:%H:%M:%S}" if today else f"{local:%Y-%m-%d %H:%M}"
 
 
 def duration(value: float | None) -> str:

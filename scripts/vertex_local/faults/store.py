@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from vertex_local.config import Root
+from vertex_local.config import LocalModeError, Root
 from vertex_local.faults import kinds
 
 
@@ -41,7 +42,9 @@ class Fault:
         return self.left != 0 and (self.until is None or time.time() < self.until)
 
     def __str__(self) -> str:
-        told = [f"--{name}={value}" for name, value in self.options.items() if value is not None]
+        defaults = {each.name: each.default for each in kinds.kind(self.kind).options}
+        given = {name: value for name, value in self.options.items() if value != defaults[name]}
+        told = [f"--{name}={shlex.quote(str(value))}" for name, value in given.items()]
         return " ".join([self.kind, *told])
 
 
@@ -125,6 +128,15 @@ class Faults:
 
     def _read(self) -> list[Fault]:
         try:
-            return [Fault(**each) for each in json.loads(self._path.read_text())]
-        except (OSError, ValueError, TypeError):  # none, or from another version of local mode
+            found = [Fault(**each) for each in json.loads(self._path.read_text())]
+            for each in found:
+                str(each)  # of a kind, and with options, that there are
+            return found
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            LocalModeError,
+        ):  # none, or from another version of local mode
             return []

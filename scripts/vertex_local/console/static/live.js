@@ -10,6 +10,7 @@ function atEnd(box) {
 function renew(old, fresh) {
   if (old.innerHTML === fresh.innerHTML && old.dataset.live === fresh.dataset.live) return;
   if (old.contains(document.activeElement) && /^(INPUT|SELECT|BUTTON)$/.test(document.activeElement.tagName)) return;
+  if (!getSelection().isCollapsed && old.contains(getSelection().anchorNode)) return; // being copied
   const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") || document.activeElement.id : "";
   const places = new Map();
   for (const box of old.querySelectorAll("pre.log")) places.set(box.id, atEnd(box) ? null : box.scrollTop);
@@ -33,16 +34,16 @@ async function look() {
     for (const part of due) waited.set(part.id, 0);
     try {
       const answer = await fetch(location.href, {redirect: "error"});
+      document.getElementById("stale").hidden = answer.ok;
       if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
         for (const part of due) {
           const fresh = page.getElementById(part.id);
           if (fresh) renew(part, document.adoptNode(fresh));
         }
-        document.body.classList.remove("stale");
       }
     } catch (error) {
-      document.body.classList.add("stale"); // the server has stopped: say so, and keep what is there
+      document.getElementById("stale").hidden = false; // and keep what is there
     }
   }
   setTimeout(look, 1000);
