@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 PROJECT = "vertex-local"
 PROJECT_NUMBER = "100000000000"
+LOCAL_ACCOUNT = f"local-mode@{PROJECT}.iam.gserviceaccount.com"  # as who a notebook signs in
 DEFAULT_REGION = "us-central1"
 HOST = "127.0.0.1"  # loopback only: a server that runs code by design never listens elsewhere
 

@@ -36,7 +36,7 @@ def runner(own_root: Root) -> Iterator[Runner]:
     """A runner in this process, so that a test can shorten its patience."""
     own_root.create()
     records = Records(own_root.database)
-    made = Runner(own_root, records, lambda uri: b"", lambda: nullcontext(""))
+    made = Runner(own_root, records, lambda uri: b"", lambda _note: nullcontext(""))
     yield made
     made.stop()
     assert records.jobs(active=True) == []

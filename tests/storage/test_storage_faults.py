@@ -81,10 +81,10 @@ def test_slow_requests_and_slow_bytes_take_their_time(faults: Faults, blob: stor
 
 
 def test_a_bucket_without_permission_says_which(faults: Faults, blob: storage.Blob) -> None:
-    faults.add("bucket-denied", {"bucket": blob.bucket.name, "access": "read"})
+    faults.add("bucket-denied", {"bucket": blob.bucket.name, "access": "read", "who": "all"})
     words = (
-        "does not have storage.objects.get access to the Google Cloud Storage object. "
-        "Permission 'storage.objects.get' denied on resource"
+        "local-mode@.* does not have storage.objects.get access to the Google Cloud Storage "
+        "object. Permission 'storage.objects.get' denied on resource"
     )
     with pytest.raises(exceptions.Forbidden, match=words):
         blob.download_as_bytes()
@@ -92,18 +92,45 @@ def test_a_bucket_without_permission_says_which(faults: Faults, blob: storage.Bl
         list(blob.bucket.list_blobs())
     blob.bucket.blob("new").upload_from_string("writing is allowed")
     faults.clear()
-    faults.add("bucket-denied", {"bucket": "another-*"})
+    faults.add("bucket-denied", {"bucket": "another-*", "who": "all"})
     assert blob.download_as_bytes() == CONTENT
 
 
-def test_a_job_reads_the_refusal_in_its_log(faults: Faults, blob: storage.Blob, root: Root) -> None:
+def test_only_jobs_lack_the_permission_and_their_records_say_so(
+    faults: Faults, blob: storage.Blob, root: Root
+) -> None:
     faults.add("bucket-denied", {"bucket": blob.bucket.name})
     code = f"""
 from google.cloud import storage
-storage.Client().bucket({blob.bucket.name!r}).blob("x").download_as_bytes()
+blob = storage.Client().bucket({blob.bucket.name!r}).blob("folder/data.bin")
+try: blob.download_as_bytes()
+except Exception as error: print(type(error).__name__, flush=True)
+blob.download_as_bytes()
 """
-    code_number, message = failure(custom_job(blob.bucket, code))
+    job = custom_job(blob.bucket, code)
+    code_number, message = failure(job)
     assert code_number == 3 and "google.api_core.exceptions.Forbidden: 403" in message
+    assert "gcp-sa-aiplatform-cc.iam.gserviceaccount.com does not have storage" in message
+    assert printed(root, job).startswith("Forbidden\n")  # the first time; then the traceback
+    assert blob.download_as_bytes() == CONTENT  # this notebook may read
+    assert job.labels["injected-bucket-denied"] == "1"
+    service_log = (root.jobs / job.name / "service.log").read_text()
+    assert service_log.count("fault injected in local mode: bucket-denied") == 1
+    faults.clear()
+    job = custom_job(blob.bucket, code)
+    job.run()
+    assert "injected-bucket-denied" not in job.labels
+
+
+@pytest.mark.parametrize("kind", ["storage-429", "storage-503"])
+def test_a_job_that_a_fault_of_storage_only_delayed_says_so_too(
+    faults: Faults, blob: storage.Blob, kind: str
+) -> None:
+    faults.add(kind, {"bucket": blob.bucket.name})
+    read = f"storage.Client().bucket({blob.bucket.name!r}).blob('folder/data.bin')"
+    job = custom_job(blob.bucket, f"from google.cloud import storage; {read}.download_as_bytes()")
+    job.run()
+    assert dict(job.labels) == {f"injected-{kind}": "1"}
 
 
 def test_files_below_gcs_are_slow_or_forbidden_in_jobs(

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 import jinja2
 from google.cloud.aiplatform_v1.types import CustomJob, HyperparameterTuningJob
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -210,13 +211,21 @@ async def enter(console: Console, request: Request) -> Response:
     return answer
 
 
-def new_link(session: Session) -> Route:
+def new_link(console: Console) -> Route:
     """Return the route by which somebody with the token gets a link to the page."""
 
     async def link(request: Request) -> Response:
-        return PlainTextResponse(session.link(request.query_params.get("page", "")))
+        made = console.session.link(request.query_params.get("page", ""))
+        return PlainTextResponse(made, background=BackgroundTask(_warm_up, console))
 
     return Route("/console-link", link, methods=["POST"])
+
+
+def _warm_up(console: Console) -> None:
+    """Read templates and jobs once, so that whoever opens the link does not wait for it."""
+    for name in TEMPLATES.list_templates():
+        TEMPLATES.get_template(name)
+    views.listing(console.service.records, "", "", "", 0)
 
 
 async def static(_console: Console, request: Request) -> Response:

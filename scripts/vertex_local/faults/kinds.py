@@ -90,6 +90,15 @@ ACCESS = Option(
     choices=(READ, WRITE, ANY_ACCESS),
 )
 
+JOBS, ALL = WHOSE = ("jobs", "all")
+WHO = Option(
+    "who",
+    str,
+    JOBS,
+    "whose requests: those of jobs, as if their service account lacked the permission, or all",
+    choices=WHOSE,
+)
+
 
 def _times(default: int | None, what: str) -> Option:
     return Option("times", int, default, f"{what} (default: {default or 'until it is cleared'})", 1)
@@ -174,10 +183,10 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "bucket-denied",
-            "Requests for objects of a bucket are answered with 403; in a job's Python, files "
-            "below /gcs/BUCKET cannot be opened.",
+            "A job's requests for objects of a bucket are answered with 403; in its Python, files "
+            "below /gcs/BUCKET cannot be opened. A notebook's requests are not concerned.",
             "words seen in many public reports; of /gcs: assumed",
-            (BUCKET, ACCESS, _times(None, "how many requests")),
+            (BUCKET, ACCESS, WHO, _times(None, "how many requests")),
         ),
         Kind(
             "storage-429",

@@ -83,7 +83,8 @@ class Runner:
         root: where each job gets its folder.
         records: the stored jobs.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
-        lend: gives a job, as long as it runs, the address of Cloud Storage for its clients.
+        lend: gives a job, as long as it runs, the address of Cloud Storage for its clients; calls
+            what it is given when a fault hits one of them.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Runner:
         root: Root,
         records: Records,
         fetch: Callable[[str], bytes],
-        lend: Callable[[], AbstractContextManager[str]],
+        lend: Callable[[Callable[[Fault], None]], AbstractContextManager[str]],
     ) -> None:
         self.root = root
         self.faults = Faults(root)
@@ -160,7 +161,7 @@ class Runner:
                 tries = Retries(job)
                 slot = slot or self._may_start(job, tries, service_log)
                 if slot:
-                    with saying_why(service_log), self._lend() as url:
+                    with saying_why(service_log), self._lend(self._noting(job, service_log)) as url:
                         self._active[job.name].storage_url = url
                         self._run(job, tries, service_log)
                         self.on_success(job)
@@ -218,6 +219,17 @@ class Runner:
         if fault is not None:
             self._note(fault, job, service_log)
         return fault
+
+    def _noting(self, job: CustomJob, service_log: ServiceLog) -> Callable[[Fault], None]:
+        """Return what notes the faults of Cloud Storage that a job meets, each once."""
+        seen: set[int] = set()
+
+        def note(fault: Fault) -> None:
+            if fault.number not in seen:
+                seen.add(fault.number)
+                self._note(fault, job, service_log)
+
+        return note
 
     def _note(self, fault: Fault, job: CustomJob, service_log: ServiceLog) -> None:
         service_log(f"{job_faults.NOTE} {fault}")

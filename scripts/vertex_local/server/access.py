@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from vertex_local import errors, secret
 from vertex_local.config import HOST
 from vertex_local.secret import Key
+from vertex_local.storage.api.faults import ON_FAULT, Note
 
 PROOF_PATH = "/healthz"
 # What a request without a secret is told, whatever it asks for.
@@ -49,20 +50,24 @@ class Passes:
     """
 
     def __init__(self, *lasting: str) -> None:
-        self._digests = {_digest(each) for each in lasting}
+        self._digests: dict[bytes, Note | None] = {_digest(each): None for each in lasting}
 
     def __contains__(self, given: str) -> bool:
         return _digest(given) in self._digests
 
+    def on_fault(self, given: str) -> Note | None:
+        """Return what to call when a fault hits the holder of a secret, if somebody asked."""
+        return self._digests.get(_digest(given))
+
     @contextmanager
-    def lent(self) -> Iterator[str]:
-        """Give a new secret that is worth nothing after the context."""
+    def lent(self, on_fault: Note) -> Iterator[str]:
+        """Give a job a new secret that is worth nothing after the context."""
         made = secret.new()
-        self._digests.add(_digest(made))
+        self._digests[_digest(made)] = on_fault
         try:
             yield made
         finally:
-            self._digests.discard(_digest(made))
+            self._digests.pop(_digest(made), None)
 
 
 def _digest(given: str) -> bytes:
@@ -113,7 +118,8 @@ class Gate:
         if slash and first in self._passes:
             path = scope["path"].removeprefix(f"/{first}")
             raw_path = f"/{rest}".encode("latin-1")
-            return {**scope, "path": path, "raw_path": raw_path, "root_path": f"/{first}"}
+            place = {"path": path, "raw_path": raw_path, "root_path": f"/{first}"}
+            return {**scope, **place, ON_FAULT: self._passes.on_fault(first)}
         kind, _, token = dict(headers).get(b"authorization", b"").decode("latin-1").partition(" ")
         return scope if kind.lower() == "bearer" and token in self._passes else None
 

@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.auth import jwt
 from google.auth.exceptions import GoogleAuthError
 
-from vertex_local.config import PROJECT, Root, write_private
+from vertex_local.config import LOCAL_ACCOUNT, PROJECT, Root, write_private
 
-EMAIL = f"local-mode@{PROJECT}.iam.gserviceaccount.com"
 GOOGLE = "googleapis.com"
 KEY_BITS = 2048  # the least that Google's libraries accept
 CERTIFICATE_DAYS = 3650
@@ -41,7 +40,7 @@ class Account:
             "project_id": PROJECT,
             "private_key_id": "local-mode",
             "private_key": self._private_key,
-            "client_email": EMAIL,
+            "client_email": LOCAL_ACCOUNT,
             "client_id": "100000000000000000000",
             "auth_uri": token_url,
             "token_uri": token_url,
@@ -55,7 +54,7 @@ class Account:
     def signed(self, token: str) -> bool:
         """Return whether a JSON web token was made with this account's key, and is not too old."""
         try:
-            return bool(jwt.decode(token, certs=self._public_key)["iss"] == EMAIL)
+            return bool(jwt.decode(token, certs=self._public_key)["iss"] == LOCAL_ACCOUNT)
         except (GoogleAuthError, ValueError, KeyError):
             return False
 

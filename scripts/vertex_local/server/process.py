@@ -32,6 +32,7 @@ from vertex_local.server.lock import exclusive
 from vertex_local.server.rpc import RpcService
 from vertex_local.server.tunnel import Tunnel
 from vertex_local.storage import Buckets
+from vertex_local.storage.api.faults import Note
 from vertex_local.storage.objects import Objects
 from vertex_local.training.handlers import Service, register_model
 from vertex_local.training.records import Records
@@ -116,17 +117,17 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
 
 def _application(service: Service, objects: Objects, port: int, key: Key, token: str) -> ASGIApp:
     """Return the training API behind the gate, and beside it the page for people with its own."""
-    session = Session(f"http://{HOST}:{port}")
+    page = Console(service, objects, Session(f"http://{HOST}:{port}"), port)
     api = application(service)
-    api.router.routes.append(console.new_link(session))
+    api.router.routes.append(console.new_link(page))
     gate = Gate(api, port, key, Passes(token), access.NO_TOKEN)
-    return console.beside(Console(service, objects, session, port), gate)
+    return console.beside(page, gate)
 
 
 @contextmanager
-def _lent(passes: Passes, address: str) -> Iterator[str]:
+def _lent(passes: Passes, address: str, on_fault: Note) -> Iterator[str]:
     """Give a job an address of Cloud Storage of its own, which its logs may tell once it ended."""
-    with passes.lent() as in_path:
+    with passes.lent(on_fault) as in_path:
         yield f"{address}/{in_path}"
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http import HTTPStatus
+from typing import TypeAlias
 from urllib.parse import parse_qs, unquote
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vertex_local.config import PROJECT_NUMBER
-from vertex_local.faults.kinds import ANY_ACCESS, READ, WRITE
+from vertex_local.config import LOCAL_ACCOUNT, PROJECT_NUMBER
+from vertex_local.faults.kinds import ALL, ANY_ACCESS, READ, WRITE
 from vertex_local.faults.store import Fault, Faults
 from vertex_local.storage.errors import Forbidden, StorageError, Unavailable
 
@@ -24,8 +26,10 @@ JSON_PATH = re.compile(
     r"(?:/(?P<o>o)(?:/(?P<object>[^/]+))?)?"
 )
 XML_PATH = re.compile(r"/(?P<bucket>[^/]+)/(?P<object>.+)")
+ON_FAULT = "vertex_local.on_fault"  # in the scope of a job's request: what to call
 AGENT = f"service-{PROJECT_NUMBER}@gcp-sa-aiplatform-cc.iam.gserviceaccount.com"
 Answer = Callable[[StorageError, str], Response]
+Note: TypeAlias = "Callable[[Fault], None]"
 
 
 class TooManyRequests(StorageError):
@@ -90,7 +94,7 @@ class StorageFaults:
         if slow := self._slow(request):
             await asyncio.sleep(slow.options["request"])
             receive, send = _slowed(receive, send, slow.options["rate"])
-        if error := self._error(request):
+        if error := await self._error(request, scope.get(ON_FAULT)):
             await self._answer(error, scope["path"])(scope, receive, send)
         elif self._is_download(scope, request) and self._take("storage-cut", request):
             await self._app(scope, receive, Cut(send))
@@ -101,17 +105,26 @@ class StorageFaults:
         found = self._faults.active("storage-slow")
         return next((each for each in found if _concerns(each, request)), None)
 
-    def _take(self, kind: str, request: Request) -> Fault | None:
-        return self._faults.take(lambda each: each.kind == kind and _concerns(each, request))
+    def _take(self, kind: str, request: Request, by_job: bool = False) -> Fault | None:
+        def is_meant(fault: Fault) -> bool:
+            whose = fault.options.get("who", ALL)
+            return fault.kind == kind and (by_job or whose == ALL) and _concerns(fault, request)
 
-    def _error(self, request: Request) -> StorageError | None:
-        """Return the error with which this request is to be answered."""
-        if self._take("bucket-denied", request):
-            return denied(request)
-        if self._take("storage-429", request):
-            return too_many(request)
-        if self._take("storage-503", request):
-            return Unavailable("We encountered an internal error. Please try again.")
+        return self._faults.take(is_meant)
+
+    async def _error(self, request: Request, note: Note | None) -> StorageError | None:
+        """Return the error with which this request is to be answered; tell its job of it."""
+        account = LOCAL_ACCOUNT if note is None else AGENT
+        errors = {
+            "bucket-denied": denied(request, account),
+            "storage-429": too_many(request),
+            "storage-503": Unavailable("We encountered an internal error. Please try again."),
+        }
+        for kind, error in errors.items():
+            if fault := self._take(kind, request, note is not None):
+                if note is not None:
+                    await run_in_threadpool(note, fault)
+                return error
         return None
 
     def _is_download(self, scope: Scope, request: Request) -> bool:
@@ -129,11 +142,11 @@ def _concerns(fault: Fault, request: Request) -> bool:
     )
 
 
-def denied(request: Request) -> StorageError:
-    """Return Cloud Storage's answer to somebody without a permission."""
+def denied(request: Request, account: str) -> StorageError:
+    """Return Cloud Storage's answer to an account without a permission."""
     what = "object" if request.object else "bucket"
     return Forbidden(
-        f"{AGENT} does not have {request.permission} access to the Google Cloud Storage {what}. "
+        f"{account} does not have {request.permission} access to the Google Cloud Storage {what}. "
         f"Permission '{request.permission}' denied on resource (or it may not exist)."
     )
 
