@@ -266,6 +266,25 @@ def discrete_as_int() -> bool:
     return text == "int"
 
 
+def proxy() -> str:
+    """Return the address of the Jupyter whose proxy shows the page, without a slash at its end.
+
+    `VERTEX_LOCAL_PROXY` names it as the browser sees it; "" if it is not set.
+
+    Raises:
+        LocalModeError: if it is no such address.
+    """
+    text = os.environ.get("VERTEX_LOCAL_PROXY", "").rstrip("/")
+    parts = urlsplit(text)
+    rest = parts.query or parts.fragment or parts.username
+    if text and (parts.scheme not in ("http", "https") or not parts.netloc or rest):
+        raise LocalModeError(
+            "VERTEX_LOCAL_PROXY must be the address of Jupyter in the browser, such as "
+            f"https://example.org/user/doe/, not {text!r}."
+        )
+    return text
+
+
 def without_account(root: Root) -> dict[str, str]:
     """Return environment variables with which no Google library or tool finds a real account.
 

@@ -11,8 +11,9 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
@@ -41,12 +42,25 @@ class Session:
     """The secrets of one server's page: its path, its cookie, and links that work once.
 
     Args:
-        base: the address of the server, such as `http://127.0.0.1:8080`.
+        port: the TCP port on which the server answers.
+        proxy: the address of a proxy that shows what is at this port, such as
+            `https://example.org/proxy/8080`. The page is then there, and there only.
+
+    Attributes:
+        prefix: the path of the page on this server.
+        path: the same as a browser sees it: below that of the proxy, if there is one.
+        origins: scheme and host of the page in a browser, all that are allowed.
     """
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, port: int, proxy: str = "") -> None:
         self.prefix = f"/console/{secrets.token_urlsafe(12)}"
-        self._base = base
+        self.origins = [f"http://{host}:{port}" for host in (HOST, "localhost")]
+        self._base = proxy or self.origins[0]
+        parts = urlsplit(self._base)
+        self.path = f"{parts.path}{self.prefix}"
+        if proxy:
+            self.origins = [f"{parts.scheme}://{parts.netloc}"]
+        self._secure = "; Secure" if parts.scheme == "https" else ""
         self._cookie = secrets.token_urlsafe(32)
         self._codes: dict[str, float] = {}  # digest of a code, and until when it is good
         self._lock = threading.Lock()
@@ -73,7 +87,7 @@ class Session:
     @property
     def set_cookie(self) -> str:
         """The header that gives a browser the cookie."""
-        where = f"Path={self.prefix}/; HttpOnly; SameSite=Strict"
+        where = f"Path={self.path}/; HttpOnly; SameSite=Strict{self._secure}"
         return f"{COOKIE}={self._cookie}; {where}"
 
     def has_entered(self, headers: Mapping[str, str]) -> bool:
@@ -91,7 +105,7 @@ def _digest(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def refusal(method: str, headers: Headers, port: int) -> str | None:
+def refusal(method: str, headers: Headers, origins: Sequence[str]) -> str | None:
     """Return why a request does not come from the page itself or its owner, or None.
 
     Whoever opens a link in another program or page may do so, for that shows only what the cookie
@@ -100,19 +114,20 @@ def refusal(method: str, headers: Headers, port: int) -> str | None:
     Args:
         method: the request's method.
         headers: its headers.
-        port: the TCP port on which it came.
+        origins: scheme and host of the page.
     """
     host = headers.get("host", "")
-    if host not in (f"{HOST}:{port}", f"localhost:{port}"):
-        return f"This page answers to {HOST}:{port} only."
+    own = next((each for each in origins if each.partition("//")[2] == host), None)
+    if own is None:
+        return f"This page answers to {origins[0]} only."
     site = headers.get("sec-fetch-site", "none")
     origin = headers.get("origin")
     if method not in READING:
-        is_own = origin == f"http://{host}" and site in ("none", "same-origin")
+        is_own = origin == own and site in ("none", "same-origin")
         return None if is_own else "Only this page's own forms may change something."
     opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
     if site not in ("none", "same-origin") and opened != ("navigate", "document"):
         return "Pages of other sites may not use this one."
-    if origin not in (None, f"http://{host}"):
+    if origin not in (None, own):
         return "Pages of other sites may not use this one."
     return None

@@ -60,19 +60,17 @@ class Console:
     Attributes:
         service: jobs and their runner.
         objects: the buckets.
-        session: who may see it.
-        port: the TCP port on which it answers.
+        session: who may see it, and where.
     """
 
     service: Service
     objects: Objects
     session: Session
-    port: int
 
     def at(self, path: str = "", **query: object) -> str:
         """Return the address of a part of the page."""
         told = {key: value for key, value in query.items() if value not in ("", None)}
-        return f"{self.session.prefix}/{quote(path)}" + (f"?{urlencode(told)}" if told else "")
+        return f"{self.session.path}/{quote(path)}" + (f"?{urlencode(told)}" if told else "")
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page. Whatever is put into it is text, never markup."""
@@ -165,7 +163,7 @@ class _Guard:
 
     def _refused(self, request: Request) -> Response | None:
         console, headers = self._console, request.headers
-        if reason := gate.refusal(request.method, headers, console.port):
+        if reason := gate.refusal(request.method, headers, console.session.origins):
             return console.page("closed.html", 403, reason=reason)
         prefix = console.session.prefix
         if not request.url.path.startswith(f"{prefix}/"):
@@ -176,13 +174,14 @@ class _Guard:
             return None
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             # A browser that follows a link from another site withholds the cookie once.
-            return console.page("enter.html", target=_own_address(request))
+            return console.page("enter.html", target=_own_address(console, request))
         return console.page("closed.html", 403, reason="This browser has not opened a link yet.")
 
 
-def _own_address(request: Request) -> str:
+def _own_address(console: Console, request: Request) -> str:
     query = request.url.query
-    return quote(request.url.path) + (f"?{query}" if query else "")
+    path = request.url.path.removeprefix(f"{console.session.prefix}/")
+    return console.at(path) + (f"?{query}" if query else "")
 
 
 async def _view(console: Console, view: View, request: Request) -> Response:
@@ -380,7 +379,9 @@ async def preempt(console: Console, request: Request) -> Response:
 
 
 def _see(console: Console, path: str) -> Response:
-    return Response(status_code=303, headers={"Location": console.at(path)})
+    # Without a host, a proxy may put its own path before that of the address a second time.
+    host = console.session.origins[0] if console.session.path != console.session.prefix else ""
+    return Response(status_code=303, headers={"Location": f"{host}{console.at(path)}"})
 
 
 # ------------------------------------------------------------------------------ buckets

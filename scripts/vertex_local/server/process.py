@@ -15,7 +15,7 @@ import anyio.to_thread
 import uvicorn
 from starlette.types import ASGIApp
 
-from vertex_local import secret
+from vertex_local import config, secret
 from vertex_local.config import HOST, Root, ServerRecord, unusable
 from vertex_local.console import routes as console
 from vertex_local.console.gate import Session
@@ -117,7 +117,9 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
 
 def _application(service: Service, objects: Objects, port: int, key: Key, token: str) -> ASGIApp:
     """Return the training API behind the gate, and beside it the page for people with its own."""
-    page = Console(service, objects, Session(f"http://{HOST}:{port}"), port)
+    proxy = config.proxy()
+    session = Session(port, f"{proxy}/proxy/{port}" if proxy else "")
+    page = Console(service, objects, session)
     api = application(service)
     api.router.routes.append(console.new_link(page))
     gate = Gate(api, port, key, Passes(token), access.NO_TOKEN)
