@@ -32,6 +32,8 @@ POOL = {
     "container_spec": {"image_uri": IMAGE, "command": ["python3", "-c", "print('ran')"]},
 }
 JOB = {"display_name": "by hand", "job_spec": {"worker_pool_specs": [POOL]}}
+NO_MACHINE = POOL | {"machine_spec": {"machine_type": "n1-standard-5"}}
+WRONG = JOB | {"job_spec": {"worker_pool_specs": [NO_MACHINE]}}
 
 
 @dataclass
@@ -135,6 +137,7 @@ print(job.state.name)
 
 
 BY_HAND = f"""
+from google.api_core import exceptions
 from google.cloud import aiplatform
 client = aiplatform.gapic.JobServiceClient(client_options={{"api_endpoint": {REGION!r}}})
 job = client.create_custom_job(parent={PARENT!r}, custom_job={JOB!r})
@@ -143,14 +146,23 @@ while client.get_custom_job(name=job.name).state < 4:
 print(client.get_custom_job(name=job.name).state.name)
 print([each.display_name for each in client.list_custom_jobs(parent={PARENT!r})][0])
 print(client.delete_custom_job(name=job.name).result())
-client.get_custom_job(name=job.name)
+for call, request in (
+    (client.get_custom_job, {{"name": job.name}}),
+    (client.create_custom_job, {{"parent": {PARENT!r}, "custom_job": {WRONG!r}}}),
+):
+    try:
+        call(**request)
+    except (exceptions.NotFound, exceptions.InvalidArgument) as err:
+        print(err)
 """
 
 
-def test_a_client_built_by_hand_works(elsewhere: Elsewhere) -> None:
+def test_a_client_built_by_hand_works_and_is_refused_as_over_rest(elsewhere: Elsewhere) -> None:
     finished = elsewhere.python(BY_HAND)
     assert finished.stdout.splitlines()[:2] == ["JOB_STATE_SUCCEEDED", "by hand"], finished.stderr
-    assert "NotFound: 404 The resource projects/" in finished.stderr
+    missing, wrong = finished.stdout.splitlines()[-2:]
+    assert missing.startswith("404 The resource projects/"), finished.stdout
+    assert wrong.startswith("400 ") and "is not supported" in wrong
     assert elsewhere.arrived == []
 
 
@@ -165,11 +177,6 @@ async def main():
 asyncio.run(main())
 """
     assert elsewhere.works(code) == "[]\n"
-
-
-def test_what_is_wrong_with_a_request_is_said_as_over_rest(elsewhere: Elsewhere) -> None:
-    said = elsewhere.refused(BY_HAND.replace("n1-standard-4", "n1-standard-5"))
-    assert "InvalidArgument: 400" in said and "is not supported" in said
 
 
 @pytest.mark.parametrize(

@@ -67,21 +67,18 @@ def cut(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [as_garbage, as_folder, cut])
 def test_damaged_records_of_jobs(
-    own_root: Root,
-    say: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
-    damage: Callable[[Path], None],
+    own_root: Root, say: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     own_root.create()
-    damage(own_root.database)
-    for words in (say("up"), say("status"), doctor(capsys)):
-        assert f"{own_root.database} is" in words and "Move it away" in words
-    shutil.move(own_root.database, own_root.path / "kept")  # the advice is good
-    for path in own_root.path.glob(f"{own_root.database.name}-*"):
-        path.unlink()
-    assert cli.main(["up"]) == 0
+    for damage in (as_garbage, as_folder, cut):
+        damage(own_root.database)
+        for words in (say("up"), say("status"), doctor(capsys)):
+            assert f"{own_root.database} is" in words and "Move it away" in words, damage
+        shutil.move(own_root.database, own_root.path / damage.__name__)  # the advice
+        for path in own_root.path.glob(f"{own_root.database.name}-*"):
+            path.unlink()
+    assert cli.main(["up"]) == 0  # was good
 
 
 def test_one_damaged_record(
@@ -147,23 +144,28 @@ def test_a_record_damaged_while_the_server_runs(
     assert json.loads(told)["pid"] == record.pid
 
 
-@pytest.mark.parametrize(
-    "name", ["server.json", "token", "key", "server.log", "server.lock", "boto.cfg", "buckets"]
-)
-def test_something_else_in_place_of_a_file(
+@pytest.mark.parametrize("name", ["server.log", "server.lock", "boto.cfg"])
+def test_a_folder_in_place_of_a_file_is_named(
     own_root: Root, say: Callable[..., str], name: str
 ) -> None:
     own_root.create()
-    path = own_root.path / name
-    if name == "buckets":
-        path.rmdir()
-        path.touch()
-    else:
-        as_folder(path)
+    as_folder(own_root.path / name)
     assert name in say("up")
-    if name not in ("server.log", "server.lock", "boto.cfg"):
-        assert cli.main(["reset", "--yes"]) == 0  # deletes what is there
-        assert cli.main(["up"]) == 0
+
+
+def test_reset_mends_what_is_in_place_of_a_file(own_root: Root, say: Callable[..., str]) -> None:
+    for name in ("server.json", "token", "key", "buckets"):
+        own_root.create()
+        path = own_root.path / name
+        if name == "buckets":
+            path.rmdir()
+            path.touch()
+        else:
+            as_folder(path)
+        assert name in say("up")
+        assert cli.main(["reset", "--yes"]) == 0
+        assert not path.exists()
+    assert cli.main(["up"]) == 0
 
 
 def test_reset_deletes_whatever_stands_there(own_root: Root) -> None:
