@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ GET_WAITS_SECONDS = 7.0
 # somebody who reads `.state`, and the answer comes at once.
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
 FULL_BYTES = 1_000_000  # less is left on a full disk
+NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 # gsutil itself always asks https://storage.googleapis.com. This lets it hand its commands to
@@ -184,6 +186,11 @@ class Root:
                 f"here. Look at what is in it, then run `chmod 700 {shlex.quote(str(self.path))}`; "
                 "or set VERTEX_LOCAL_ROOT to another folder."
             )
+
+
+def no_room(error: Exception) -> bool:
+    """Return whether an error of the system, or of SQLite, says that the disk is full."""
+    return getattr(error, "errno", None) in NO_ROOM_ERRORS or "disk is full" in str(error)
 
 
 def unusable(path: Path, err: Exception, loss: str) -> LocalModeError:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from vertex_local import features
-from vertex_local.config import LocalModeError
+from vertex_local.config import LocalModeError, no_room
 
 logger = logging.getLogger(__name__)
 
@@ -124,5 +124,11 @@ def handle_http_error(request: Request, error: Exception) -> JSONResponse:
 
 def handle_crash(request: Request, error: Exception) -> JSONResponse:
     """Answer a request whose handler failed in an unforeseen way; the log keeps the traceback."""
+    if no_room(error):  # not 507: gcloud repeats that for half a minute
+        return response(
+            FailedPrecondition(
+                f"No room is left on the disk of local mode's folder ({error}): delete something."
+            )
+        )
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return response(ApiError(f"local mode failed to answer: {error!r}; its server.log says more"))

@@ -11,11 +11,12 @@ import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -110,7 +111,8 @@ class Runner:
         waits = job_faults.wait_before_start(self.faults, job)
         slot = not waits and self._slots.acquire(blocking=False)
         if slot:
-            self._records.move(job.name, states.RUNNING)
+            with suppress(sqlite3.OperationalError):  # a full disk: tried again, and then said
+                self._records.move(job.name, states.RUNNING)
         thread = threading.Thread(
             target=copy_context().run,
             args=(self._watch, job, slot),
@@ -159,7 +161,10 @@ class Runner:
             with closing(ServiceLog(folder)) as service_log:
                 service_log(log.WAITING)
                 tries = Retries(job)
-                slot = slot or self._may_start(job, tries, service_log)
+                if slot:
+                    self._enter_running(job)
+                else:
+                    slot = self._may_start(job, tries, service_log)
                 if slot:
                     with saying_why(service_log), self._lend(self._noting(job, service_log)) as url:
                         self._active[job.name].storage_url = url
@@ -175,10 +180,17 @@ class Runner:
             if slot:
                 self._slots.release()
             with self._lock:
-                if self._active.pop(job.name).cancelled:
-                    state, code = states.CANCELLED, int(code_pb2.CANCELLED)
-                    error = "The job was cancelled."
-                self._records.move(job.name, state, error, code)
+                cancelled = self._active.pop(job.name).cancelled
+            if cancelled:
+                state, code = states.CANCELLED, int(code_pb2.CANCELLED)
+                error = "The job was cancelled."
+            self._records.move(job.name, state, error, code)
+
+    def _enter_running(self, job: CustomJob) -> None:
+        """Move a job that has a slot to RUNNING, if that was not possible before."""
+        kept = self._records.get(job.name)
+        if kept is not None and kept.state == states.PENDING:
+            self._records.move(job.name, states.RUNNING)
 
     def _wait_for_slot(self, job: CustomJob) -> bool:
         """Wait in PENDING; return whether the job may run now, or was cancelled meanwhile."""
@@ -187,11 +199,15 @@ class Runner:
                 return False
         with self._lock:
             cancelled = self._active[job.name].cancelled
-            if not cancelled:
-                self._records.move(job.name, states.RUNNING)
         if cancelled:
             self._slots.release()
-        return not cancelled
+            return False
+        try:
+            self._enter_running(job)
+        except sqlite3.Error:
+            self._slots.release()
+            raise
+        return True
 
     def _may_start(self, job: CustomJob, tries: Retries, service_log: ServiceLog) -> bool:
         """Wait for machines and a slot; return whether the job was not cancelled meanwhile."""

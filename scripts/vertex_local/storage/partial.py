@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from vertex_local.config import no_room
 from vertex_local.storage.digest import Digest
 from vertex_local.storage.errors import DiskFull, NotEmulated
 
 PARTIAL = ".partial"  # suffix of the names of these files
 # The errors of a file system that cannot store a file of this name.
 BAD_NAME_ERRORS = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG)
-NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Partial:
@@ -63,7 +63,7 @@ def readable_disk_errors(name: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        if err.errno in NO_ROOM_ERRORS:
+        if no_room(err):
             raise DiskFull(f"this machine has no room for it ({err.strerror})") from err
         if name and err.errno in BAD_NAME_ERRORS:
             raise NotEmulated(

@@ -107,8 +107,12 @@ class Sessions:
     def begin(self, intent: Intent) -> Session:
         """Return a new upload."""
         number = uuid.uuid4().hex
-        self._note(number).write_text(json.dumps(vars(intent)))
-        session = Session(number, intent, Received(self._data(number)))
+        try:
+            self._note(number).write_text(json.dumps(vars(intent)))
+            session = Session(number, intent, Received(self._data(number)))
+        except OSError:
+            self._note(number).unlink(missing_ok=True)
+            raise
         self._open[number] = session
         return session
 
@@ -158,7 +162,11 @@ class Parts:
         """Return the id of a new upload."""
         number = uuid.uuid4().hex
         self._path(number).mkdir()
-        (self._path(number) / "intent").write_text(json.dumps(vars(intent)))
+        try:
+            (self._path(number) / "intent").write_text(json.dumps(vars(intent)))
+        except OSError:
+            self.end(number)
+            raise
         return number
 
     def intent(self, number: str) -> Intent:

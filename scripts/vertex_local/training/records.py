@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 from google.rpc.status_pb2 import Status
 
-from vertex_local.config import LocalModeError, unusable
+from vertex_local.config import LocalModeError, no_room, unusable
 from vertex_local.errors import InvalidArgument
 from vertex_local.training import states, wire
 from vertex_local.training.names import ResourceName
@@ -34,6 +35,7 @@ KINDS: dict[str, type[Resource]] = {
     "trainingPipelines": TrainingPipeline,
 }
 
+ROOM_SECONDS = 0.5  # between two looks whether a full disk has room again
 LOSS = (
     "It holds what jobs were and how they ended. Move it away: local mode then begins without "
     "jobs. Their folders, and all buckets, stay as they are."
@@ -84,8 +86,7 @@ class Records:
         job.state, job.create_time, job.update_time = states.PENDING, now, now
         if pipeline is not None:
             _mirror(job, pipeline)
-        with self._changed:
-            self._db.execute("BEGIN")
+        with self._changed, self._transaction():
             for resource in (pipeline, job) if pipeline is not None else (job,):
                 self._db.execute(
                     "INSERT INTO resources (name, parent, active, pipeline, message) "
@@ -97,7 +98,6 @@ class Records:
                         type(resource).serialize(resource),
                     ),
                 )
-            self._db.execute("COMMIT")
 
     def delete(self, name: str) -> None:
         """Delete one resource."""
@@ -171,6 +171,8 @@ class Records:
     def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
         """Move a job, and the pipeline that it backs, to another state.
 
+        A job must end: if the disk is full then, this waits until there is room.
+
         Args:
             job_name: full name of the custom job or hyperparameter tuning job.
             state: the new state; the move must be allowed (see `states.MOVES`).
@@ -186,7 +188,8 @@ class Records:
             _enter(job, state, error, code)
             if pipeline is not None:
                 _mirror(job, pipeline)
-            self._store(job, pipeline)
+            while not self._stored(job, pipeline):
+                self._changed.wait(ROOM_SECONDS)
             self._changed.notify_all()
 
     def replace(self, resource: Resource) -> None:
@@ -213,9 +216,8 @@ class Records:
 
     def _store(self, *resources: Resource | None) -> None:
         """Replace what is kept of some resources, all in one step."""
-        self._db.execute("BEGIN")
-        for resource in resources:
-            if resource is not None:
+        with self._transaction():
+            for resource in filter(None, resources):
                 self._db.execute(
                     "UPDATE resources SET message = ?, active = ? WHERE name = ?",
                     (
@@ -224,7 +226,27 @@ class Records:
                         resource.name,
                     ),
                 )
-        self._db.execute("COMMIT")
+
+    def _stored(self, job: Job, pipeline: TrainingPipeline | None) -> bool:
+        """Store a job and its pipeline; return False if the end of a job waits for room."""
+        try:
+            self._store(job, pipeline)
+        except sqlite3.OperationalError as err:
+            if self._released or not (no_room(err) and states.is_final(job.state)):
+                raise
+            return False
+        return True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Let all changes happen in one step, or none, such as on a full disk."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def get_after_change(self, name: str, seconds: float) -> Resource | None:
         """Return the resource called `name` after its next change of state.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +94,8 @@ def application(service: Service) -> Starlette:
             errors.ApiError: errors.handle_api_error,
             LocalModeError: errors.handle_local_mode_error,
             HTTPException: errors.handle_http_error,
+            OSError: errors.handle_crash,
+            sqlite3.Error: errors.handle_crash,
             Exception: errors.handle_crash,
         },
     )

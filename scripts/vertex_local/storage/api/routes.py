@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vertex_local.config import no_room
 from vertex_local.faults.store import Faults
 from vertex_local.storage.api import batch, bucket_handlers, object_handlers, upload_handlers
 from vertex_local.storage.api.faults import StorageFaults
@@ -23,7 +24,6 @@ from vertex_local.storage.api.features import FEATURES, refusal
 from vertex_local.storage.api.requests import is_xml, objects_of, part
 from vertex_local.storage.errors import DiskFull, NotEmulated, StorageError
 from vertex_local.storage.objects import Objects
-from vertex_local.storage.partial import NO_ROOM_ERRORS
 from vertex_local.storage.uploads import Parts, Sessions
 
 logger = logging.getLogger(__name__)
@@ -148,8 +148,7 @@ def _error(request: Request, error: Exception) -> Response:
 
 def _system_error(request: Request, error: Exception) -> Response:
     """Answer a request for which the disk has no room, wherever that was noticed."""
-    full = error.errno in NO_ROOM_ERRORS if isinstance(error, OSError) else "full" in str(error)
-    if not full:
+    if not no_room(error):
         return _crash(request, error)
     return _response_at(
         DiskFull(f"this machine has no room for it ({error})"), request.scope["path"]
