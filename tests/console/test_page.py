@@ -121,6 +121,9 @@ def test_a_curve_of_half_a_file_is_that_of_its_whole_lines() -> None:
         0.9,
         (3, 0.4),
     )
+    drawn = curve.draw(HEAD.replace("\n", "\r") + "1,0.9,0.8,0,0\r2,0.5,0.4,0,0\r")
+    assert drawn is not None and drawn.last == 2
+    assert curve.draw(HEAD + "1,1,1,1,1\n2,2,2,2,2\n" + "x" * 200_000) is not None
     many = "".join(f"{n},{1 / n},{2 / n},0,0\n" for n in range(1, 5001))
     drawn = curve.draw(HEAD + many)
     assert drawn is not None and len(drawn.lines[0][1].split()) <= curve.MAX_POINTS + 20
@@ -143,6 +146,8 @@ def test_a_log_is_shown_in_parts_and_searched(tmp_path: Path) -> None:
     start = found.lines[0][0]
     assert logs.part(log, start).lines[0] == (start, "line 4242")
     assert logs.search(log, "no such").lines == [] and logs.search(log, "line").more
+    log.write_bytes(b"\x1b[32mgreen\x1b[0m [32m]\n")
+    assert logs.part(log).lines == [(0, "green [32m]")]
     log.write_bytes(b"x" * 1_000_000 + b"\n\xff\n")
     assert len(logs.part(log, 0).lines[0][1]) < 3000 and logs.part(log).lines[-1][1] == "\ufffd"
     assert (
@@ -161,6 +166,11 @@ def test_buckets_show_folders_objects_and_previews(page: Page, bucket: storage.B
     assert "two words" in page.get("object", bucket=bucket.name, name="a/b/table.csv")
     assert "some text" in page.read("object", bucket=bucket.name, name="a/notes.txt")
     assert "no text" in page.read("object", bucket=bucket.name, name="top")
+    for number, lines in enumerate(("x,y\r1,two words\r", "x\ry,z\n1,two words\n")):
+        bucket.blob(f"{number}.csv").upload_from_string(lines)
+        assert "two words" in page.get("object", bucket=bucket.name, name=f"{number}.csv")
+    bucket.blob("long.csv").upload_from_string('"' + "words " * 50_000)
+    assert "only its beginning" in page.read("object", bucket=bucket.name, name="long.csv")
     bucket.blob("empty").upload_from_string("")
     assert "It is empty" in page.read("object", bucket=bucket.name, name="empty")
     page.get("object", status=404, bucket=bucket.name, name="none")
@@ -182,16 +192,24 @@ def test_an_image_is_shown_and_anything_else_is_only_a_file(
         assert shown != answer.headers.get("Content-Disposition", "").startswith("attachment")
 
 
-def test_nothing_shown_is_interpreted(page: Page, bucket: storage.Bucket) -> None:
+def test_nothing_shown_is_interpreted(page: Page, bucket: storage.Bucket, faults: Faults) -> None:
     job = custom_job(bucket, f"print({SCRIPT!r}); raise ValueError({SCRIPT!r})")
     job._gca_resource.display_name = SCRIPT
     failure(job)
+    faults.add("quota", {"job": SCRIPT})
+    for name in ("cells.csv", f"{SCRIPT.replace('/', '')}.png", "drawing.svg"):
+        bucket.blob(f"folder/{name}").upload_from_string(f'x,"{SCRIPT}"\n{SCRIPT},1\n')
     bucket.blob(f"folder/{SCRIPT.replace('/', '')}.txt").upload_from_string(SCRIPT)
     name = f"folder/{SCRIPT.replace('/', '')}.txt"
     pages = [page.get(""), page.get(f"jobs/{job.name}"), page.get("", text=SCRIPT)]
     pages += [page.get(f"jobs/{job.name}/log/workerpool0-0", text=SCRIPT)]
     pages += [page.get("folder", bucket=bucket.name, prefix="folder/")]
     pages += [page.get("object", bucket=bucket.name, name=name)]
+    pages += [page.get("object", bucket=bucket.name, name="folder/cells.csv")]
+    pages += [page.get("object", bucket=bucket.name, name="folder/drawing.svg")]
+    pages += [page.get("faults")]
+    pages += [page.post("faults/add", 400, kind=SCRIPT)]
+    pages += [page.post("faults/add", 400, kind="preemption", after=SCRIPT)]
     pages += [page.get("jobs/" + SCRIPT.replace("/", ""), status=404)]
     for text in pages:
         assert "document.title" in text and "<script>document" not in text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import browser
@@ -13,8 +15,8 @@ import requests
 from google.cloud import storage
 from test_page import Page
 
-from vertex_local.config import ServerRecord
-from vertex_local.console import gate
+from vertex_local.config import Root, ServerRecord
+from vertex_local.console import gate, routes
 from vertex_local.faults.store import Faults
 from vertex_local.server import daemon
 
@@ -171,3 +173,43 @@ def test_a_page_of_another_user_of_this_machine_gets_nowhere(
     assert report["frame"] in ("refused", "null")
     assert faults.all() == []
     assert not any(gate.COOKIE in cookie for cookie in site.cookies)
+
+
+@pytest.mark.parametrize("view", ["raw", "object"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../token", "..", "", "/etc/passwd", "a/../../token", "%2e%2e/token", "link", "x\0y"],
+)
+def test_no_address_leads_out_of_a_bucket(
+    page: Page, bucket: storage.Bucket, root: Root, view: str, name: str
+) -> None:
+    link = root.buckets / bucket.name / "link"
+    link.symlink_to(root.path / "token")
+    secret = (root.path / "token").read_text()
+    for holder in (bucket.name, "..", ".", "", f"{bucket.name}/.."):
+        text = page.get(view, 404, bucket=holder, name=name)
+        assert secret not in text and "This is not possible" in text
+    link.unlink()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["jobs/1/log/..%2Ftoken", "static/..%2Froutes.py", "jobs/%25", "searches/%00", "jobs/٣"],
+)
+def test_nor_out_of_the_pages(page: Page, path: str) -> None:
+    assert "This is not possible" in page.get(path, 404)
+
+
+def test_what_nobody_expected_becomes_a_page_as_well() -> None:
+    session, sent = gate.Session(80), []
+    app = routes.application(routes.Console(None, None, session))  # type: ignore[arg-type]
+    cookie = session.set_cookie.partition(";")[0]
+    headers = [(b"host", b"127.0.0.1:80"), (b"cookie", cookie.encode())]
+    scope = {"type": "http", "method": "GET", "path": f"{session.prefix}/", "headers": headers}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(AttributeError):  # for the server's log
+        asyncio.run(app({**scope, "query_string": b"", "root_path": ""}, None, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 500 and b"server.log in its folder says why" in sent[1]["body"]

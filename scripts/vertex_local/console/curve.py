@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 600, 220
@@ -59,12 +60,13 @@ def draw(text: str) -> Curve | None:
 
 def _rows(text: str) -> list[tuple[float, float, float]]:
     """Return epoch, train_loss and val_loss of each whole row; the last may be half written."""
-    rows = []
-    for row in csv.DictReader(io.StringIO(text)):
-        try:
-            values = tuple(float(row[name]) for name in ("epoch", *SERIES))
-        except (KeyError, TypeError, ValueError):
-            continue
-        if all(map(math.isfinite, values)):
-            rows.append((values[0], values[1], values[2]))
+    rows: list[tuple[float, float, float]] = []
+    with suppress(csv.Error):  # no CSV from there on
+        for row in csv.DictReader(io.StringIO(text, newline=None)):
+            try:
+                values = tuple(float(row[name]) for name in ("epoch", *SERIES))
+            except (KeyError, TypeError, ValueError):
+                continue
+            if all(map(math.isfinite, values)):
+                rows.append((values[0], values[1], values[2]))
     return rows

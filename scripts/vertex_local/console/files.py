@@ -89,6 +89,14 @@ def head(objects: Objects, bucket: str, name: str, limit: int) -> bytes:
         return file.read(limit)
 
 
+def _rows(text: str) -> list[list[str]]:
+    """Return the rows of a CSV file, whatever ends its lines; none if it is no such file."""
+    try:
+        return list(csv.reader(io.StringIO(text, newline=None)))
+    except csv.Error:
+        return []
+
+
 def preview(data: bytes, name: str, is_whole: bool) -> Preview:
     """Return what to show of an object's first bytes; nothing for what is no text.
 
@@ -105,8 +113,8 @@ def preview(data: bytes, name: str, is_whole: bool) -> Preview:
         text = data[: err.start].decode()
     if "\0" in text:
         return Preview()
-    if suffix == "csv":
-        rows = list(csv.reader(io.StringIO(text)))
+    rows = _rows(text) if suffix == "csv" else []
+    if rows:
         cut = len(rows) > TABLE_ROWS or not is_whole
         table = tuple(tuple(row[:TABLE_COLUMNS]) for row in rows[:TABLE_ROWS])
         return Preview(table=table, is_whole=not cut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from vertex_local.secret import hide
 
 PAGE_BYTES = 64 * 1024
 MAX_FOUND = 200
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # what programs send to colour a terminal
 LINE_BYTES = 2000  # of a longer line, only its beginning is shown
 
 
@@ -72,7 +74,7 @@ def _lines(data: bytes, begin: int) -> list[tuple[int, str]]:
 
 
 def _text(raw: bytes) -> str:
-    text = hide(raw[:LINE_BYTES].decode(errors="replace")).rstrip("\r")
+    text = hide(COLOUR.sub("", raw[:LINE_BYTES].decode(errors="replace"))).rstrip("\r")
     return text if len(raw) <= LINE_BYTES else f"{text} …"
 
 

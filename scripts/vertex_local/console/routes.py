@@ -132,6 +132,7 @@ def application(console: Console) -> ASGIApp:
             HTTPException: partial(_problem, console),
             StorageError: partial(_problem, console),
             LocalModeError: partial(_problem, console),
+            Exception: partial(_unexpected, console),  # it is still raised, for the server's log
         },
     )
     return _Guard(app, console)
@@ -192,6 +193,11 @@ async def _problem(console: Console, _request: Request, error: Exception) -> Res
     status = getattr(error, "status_code", None) or int(getattr(error, "http", 400))
     text = str(getattr(error, "detail", "") or error)
     return console.page("problem.html", status, text=text)
+
+
+async def _unexpected(console: Console, _request: Request, _error: Exception) -> Response:
+    text = "Local mode could not make this page. The file server.log in its folder says why."
+    return console.page("problem.html", 500, text=text)
 
 
 # ------------------------------------------------------------------------------ entrance
