@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
-from test_jobs import make_job, script
+from test_jobs import make_job
 
 from vertex_local.config import Root, ServerRecord
 
@@ -19,7 +19,6 @@ from google.cloud import storage
 bucket, _, folder = os.environ["AIP_MODEL_DIR"].removeprefix("gs://").partition("/")
 storage.Client().bucket(bucket).blob(folder + "model.pt").upload_from_string("weights")
 """
-__all__ = ["script"]
 
 
 def upload(**options: object) -> aiplatform.Model:

@@ -1,8 +1,8 @@
 """Who may see the page: the browser in which its owner opened a link that works once.
 
-Such a link holds a code. Opening it gives the browser a cookie, which counts only on this server
-and below a path that nobody can guess, so that the browser sends it to no other server of this
-machine. Pages of other sites can neither use the cookie (`SameSite`) nor the page.
+The link holds a code. Opening it gives the browser a cookie for this server only, and only below a
+path that nobody can guess: cookies do not know ports, so another server of this machine would get
+it otherwise. Pages of other sites can use neither the cookie (`SameSite`) nor the page.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from starlette.datastructures import Headers
 from vertex_local.config import HOST
 
 COOKIE = "vertex-local-console"
-CODE_SECONDS = 3600.0  # how long a link works that nobody has opened
+CODE_SECONDS = 3600.0  # after which an unopened link no longer works
 MAX_CODES = 1000
 READING = ("GET", "HEAD")
-# Nothing from elsewhere, no script but the page's own file, no frame around it.
+# Load nothing from elsewhere, run only the page's own script file, allow no frame around it.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -62,7 +62,7 @@ class Session:
             self.origins = [f"{parts.scheme}://{parts.netloc}"]
         self._secure = "; Secure" if parts.scheme == "https" else ""
         self._cookie = secrets.token_urlsafe(32)
-        self._codes: dict[str, float] = {}  # digest of a code, and until when it is good
+        self._codes: dict[str, float] = {}  # digest of a code, and when it expires
         self._lock = threading.Lock()
 
     def link(self, path: str) -> str:
@@ -80,7 +80,7 @@ class Session:
         return f"{self._base}{self.prefix}/enter/{code}/{path.lstrip('/')}"
 
     def redeem(self, code: str) -> bool:
-        """Return whether a code is good, and let it be worth nothing from now on."""
+        """Return whether a code is valid; it is used up either way."""
         with self._lock:
             return self._codes.pop(_digest(code), 0.0) > time.monotonic()
 

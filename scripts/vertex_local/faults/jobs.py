@@ -16,7 +16,7 @@ from vertex_local.errors import ApiError, InvalidArgument, ResourceExhausted
 from vertex_local.faults.store import Fault, Faults
 from vertex_local.training.names import ResourceName
 
-NOTE = "fault injected in local mode:"  # so that nobody takes it for the service's own words
+NOTE = "fault injected in local mode:"  # these are not Vertex AI's own words
 LABEL = "injected-{kind}"  # on the job's record; its value says how often
 LOOK_SECONDS = 0.05  # how often to look whether a fault of a running job is due
 WHILE_RUNNING = ("preemption", "replica-dies", "out-of-memory")
@@ -31,7 +31,8 @@ def is_spot(job: CustomJob) -> bool:
 def concerns(fault: Fault, job: CustomJob) -> bool:
     """Return whether a fault is about this job: by its name or id, its region, its machines."""
     place = ResourceName.of(job)
-    name = str(job.display_name).removesuffix("-custom-job")  # what backs a pipeline has that end
+    # The custom job that backs a training pipeline has this suffix.
+    name = str(job.display_name).removesuffix("-custom-job")
     told, region, machine = (fault.options.get(each) for each in ("job", "region", "machine"))
     return (
         (told in (None, place.id) or fnmatchcase(name, str(told)))
@@ -106,7 +107,7 @@ def quota_message(job: CustomJob) -> str:
 
 
 def take(faults: Faults, kind: str, job: CustomJob) -> Fault | None:
-    """Let a fault of this kind happen to a job, if there is one that concerns it."""
+    """Use a fault of this kind that concerns a job; return it, or None if there is none."""
     return faults.take(lambda each: each.kind == kind and concerns(each, job))
 
 
@@ -150,13 +151,13 @@ class Strike:
 
 
 class Watch:
-    """Looks out for faults of a job that runs, from a thread of its own; a context manager.
+    """Applies faults to a running job, from a thread of its own; a context manager.
 
     Args:
         faults: those of the root.
         job: the job.
         replicas: the names of its replicas, the primary first.
-        log: the open file of what the primary prints; it may hold the words of earlier attempts.
+        log: the open file of what the primary prints; it may begin with earlier attempts.
         kill: ends all processes of the job at once.
     """
 
@@ -169,7 +170,10 @@ class Watch:
         kill: Callable[[], None],
     ) -> None:
         self.strike: Strike | None = None
-        self._faults, self._job, self._replicas, self._kill = faults, job, replicas, kill
+        self._faults = faults
+        self._job = job
+        self._replicas = replicas
+        self._kill = kill
         self._log = log
         self._log_begin = os.fstat(log.fileno()).st_size
         self._over = threading.Event()
@@ -208,7 +212,7 @@ class Watch:
         return text.encode() in os.pread(self._log.fileno(), size, self._log_begin)
 
     def _hit(self, fault: Fault) -> bool:
-        """Let the fault happen, unless another job took the last of it meanwhile."""
+        """Apply the fault, unless another job has used it up meanwhile."""
         name = fault.options.get("replica", self._replicas[0])
         if name not in self._replicas:
             return False

@@ -1,4 +1,4 @@
-"""Which faults there are, what each takes, and where its words come from.
+"""The kinds of faults: what happens, the options of each, and the source of its words.
 
 The command line, the form on the page and the checks are all made from this table.
 """
@@ -18,12 +18,12 @@ READ, WRITE, ANY_ACCESS = ACCESSES = ("read", "write", "any")
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that a fault can be told.
+    """One option of a kind of fault.
 
     Attributes:
         name: as in `--name` and in the stored fault.
         kind: the type of its value.
-        default: what holds if nobody says it; None if it then plays no part.
+        default: its value if it is not given; None: then it is ignored.
         help: one sentence.
         low: the smallest number allowed.
         choices: the allowed texts; () for any.
@@ -59,8 +59,8 @@ class Kind:
     Attributes:
         name: what the command calls it.
         summary: what happens, in one sentence.
-        source: where its words and its moment come from, and what is assumed.
-        options: what it can be told.
+        source: of its words and its moment, and what is assumed.
+        options: those that it takes.
     """
 
     name: str

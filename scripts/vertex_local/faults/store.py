@@ -77,7 +77,7 @@ class Faults:
         return fault
 
     def all(self) -> list[Fault]:
-        """Return every fault, those that are over included. Quick: most often one `stat`."""
+        """Return every fault, also those that are over. Usually costs one `stat`."""
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
@@ -92,9 +92,9 @@ class Faults:
         return [each for each in self.all() if each.kind in kind and each.is_active]
 
     def take(self, wanted: Callable[[Fault], bool]) -> Fault | None:
-        """Let the oldest active fault that is wanted happen once, and return it as it was before.
+        """Use the oldest active fault that is wanted once, and return it as it was before.
 
-        Counted for all processes together: a fault with one time left happens once.
+        All processes share the count: a fault with one time left happens once.
         """
         if not any(each.is_active and wanted(each) for each in self.all()):
             return None
@@ -130,13 +130,7 @@ class Faults:
         try:
             found = [Fault(**each) for each in json.loads(self._path.read_text())]
             for each in found:
-                str(each)  # of a kind, and with options, that there are
+                str(each)  # raises if there is no such kind or option
             return found
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            LocalModeError,
-        ):  # none, or from another version of local mode
-            return []
+        except (OSError, ValueError, TypeError, KeyError, LocalModeError):
+            return []  # there are none, or another version of local mode wrote them

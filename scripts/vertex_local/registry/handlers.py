@@ -55,7 +55,7 @@ def add_model(
         location: where it is to be.
         model: what is said about it.
         parent: name of the model that it is a new version of, or "".
-        model_id: the id that it is to have, or "" for one that is made up.
+        model_id: the wanted id, or "" to make one up.
 
     Raises:
         InvalidArgument: if Vertex AI would refuse it.
@@ -131,7 +131,7 @@ def update_model(registry: Registry, name: str, body: bytes, query: Query) -> Mo
 
 
 def merge_aliases(registry: Registry, name: str, body: bytes, query: Query) -> Model:
-    """Give aliases to a version; one with a minus before it is taken away."""
+    """Add aliases to a version; `-ALIAS` removes one."""
     asked = list(wire.parse(MergeVersionAliasesRequest, body).version_aliases)
     removed = [each[1:] for each in asked if each.startswith("-")]
     added = [each for each in asked if not each.startswith("-")]
@@ -174,7 +174,7 @@ def delete_version(registry: Registry, name: str, _body: bytes, _query: Query) -
 
 
 def create_tensorboard(registry: Registry, name: str, body: bytes, _query: Query) -> dict[str, Any]:
-    """Keep a TensorBoard instance: a name for jobs to mention. Its data are the jobs' log files."""
+    """Keep a TensorBoard instance, which jobs can name. Its data are the jobs' event files."""
     tensorboard = wire.parse(Tensorboard, body)
     if not 0 < len(tensorboard.display_name) <= 128:
         raise InvalidArgument("display_name must have between 1 and 128 characters.")
@@ -238,7 +238,7 @@ def _keep_aliases(registry: Registry, model: Model, aliases: list[str]) -> None:
 
 
 def _page(entries: list[Any], query: Query) -> tuple[list[Any], str]:
-    """Return what matches of one page, and the token of the next: how many came before it."""
+    """Return the matches on one page, and the token of the next page: how many come before it."""
     matches = compile_filter(query["filter"]) if query.get("filter") else lambda _entry: True
     size, token = query.get("pageSize") or "0", query.get("pageToken") or "0"
     if not re.fullmatch("[0-9]{1,9}", size) or not re.fullmatch("[0-9]{1,9}", token):

@@ -38,7 +38,7 @@ class MetricFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.steps: list[Step] = []
-        self._lines: set[str] = set()  # no two are equal: they carry the time
+        self._lines: set[str] = set()  # read so far; each has a timestamp, so no two are equal
         self._version = (0, 0)
 
     @property
@@ -47,7 +47,7 @@ class MetricFile:
         return sorted({tag for step in self.steps for tag in step.metrics})
 
     def read(self) -> None:
-        """Take in what is new. Of a file that is just being written, the next call reads more."""
+        """Read new reports. A line that is only half written is read by the next call."""
         try:
             status = self.path.stat()
             version = (status.st_mtime_ns, status.st_size)
@@ -63,7 +63,7 @@ class MetricFile:
                 self._append(step)
 
     def _append(self, report: Step) -> None:
-        """Join a report to the last step, unless it is of another step or repeats a metric."""
+        """Add a report to the last step; another number or a repeated metric begins a new step."""
         last = self.steps[-1] if self.steps else None
         if last and last.number == report.number and not last.metrics.keys() & report.metrics:
             last.metrics |= report.metrics
@@ -72,7 +72,7 @@ class MetricFile:
 
 
 def _parsed(line: str) -> Step | None:
-    """Return the report in a line, or None if the line is only half there or is no report."""
+    """Return the report in a line, or None if the line is incomplete or is no report."""
     try:
         content = json.loads(line)
         metrics = {tag: float(content[tag]) for tag in content if tag not in NOT_METRICS}

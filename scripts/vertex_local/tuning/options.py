@@ -38,7 +38,7 @@ def check(search: HyperparameterTuningJob) -> None:
 
     Raises:
         Unimplemented: if it asks for what local mode does not do; names everything of that kind.
-        InvalidArgument: if Vertex AI would refuse it, or could run it only in vain.
+        InvalidArgument: if Vertex AI would refuse it, or could run it only to no purpose.
         FailedPrecondition: if the package is not installed that proposes the parameters.
     """
     refused = [name for name in REFUSED_IN_STUDIES if name in search.study_spec]

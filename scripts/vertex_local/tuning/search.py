@@ -1,8 +1,8 @@
 """One search: starts trials, reads what they report, and brings the tuning job to its end.
 
-Everything that a search needs to know stands in its record: after a restart of the server it goes
-on where it was. Trials that ran when the server ended run again, with the same parameters and in
-the same folder, so that a script with checkpoints resumes.
+All state of a search is in its record, so it goes on after a restart of the server. Trials that
+were running then run again, with the same parameters and in the same folder: a script with
+checkpoints resumes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from vertex_local.tuning.measurements import MetricFile
 logger = logging.getLogger(__name__)
 
 SUCCEEDED, INFEASIBLE = Trial.State.SUCCEEDED, Trial.State.INFEASIBLE
-LOOK_SECONDS = 0.05  # how often to look after the trials: a fast script soon overwrites its reports
-FIRST_FAILURES = 3  # without max_failed_trial_count: if so many trials fail first, the search ends
-EQUAL_TRIALS = 3  # so many trials with the same result make it doubtful that their flags are read
-MEDIAN_NEEDS = 3  # completed trials, before the median of them stops others
+LOOK_SECONDS = 0.05  # between two looks at the trials: hypertune keeps only the last reports
+FIRST_FAILURES = 3  # without max_failed_trial_count, this many failed first trials end a search
+EQUAL_TRIALS = 3  # this many equal results suggest that the script does not read its flags
+MEDIAN_NEEDS = 3  # completed trials before the median rule stops others
 OPTIMISER = (
     "Vertex AI uses another optimiser, so there the trials will differ; here the parameters come "
     "from "
@@ -61,7 +61,7 @@ class Search:
         job: the tuning job as the records hold it, new or from before a restart of the server.
         records: where it and its trials' jobs are kept.
         runner: what runs the trials.
-        seed: where the random numbers of the search start; None: each search has its own.
+        seed: of the search's random numbers; None: made from the search's name.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Search:
         self._wake.set()
 
     def leave(self) -> None:
-        """Let go of the search as it is: the server is about to stop."""
+        """Leave the search as it is: the server stops, and the next one resumes it."""
         self._leaving = True
         self._wake.set()
 
     def run(self) -> None:
-        """Bring the search to its end. The border where any failure becomes a final state."""
+        """Run the search to its end; whatever fails here becomes a final state."""
         try:
             self._begin()
             while not self._leaving and not self._is_over():
@@ -111,11 +111,11 @@ class Search:
 
     def _begin(self) -> None:
         if not self.job.trials:
-            self._say_what_to_know()
+            self._log_notes()
         for trial in self._active():
             self._resume(trial)
 
-    def _say_what_to_know(self) -> None:
+    def _log_notes(self) -> None:
         spec = self.job.study_spec
         grid = spec.algorithm == study.GRID
         source = "the grid, point by point." if grid else f"Optuna (seed {self._seed})."
@@ -209,7 +209,7 @@ class Search:
     def _start(self, trial: Trial) -> None:
         trial.custom_job = str(ResourceName.of(self.job).new("customJobs"))
         trial.start_time = _now()
-        self._save()  # first the trial: a job that no trial names would run for nothing
+        self._save()  # before its job: one that no trial names would run for nothing
         job = trials.job_of(self.job, trial)
         self._records.add(job)
         self._runner.start(job)
@@ -239,9 +239,9 @@ class Search:
                 self._runner.cancel(trial.custom_job)
 
     def _finish(self, trial: Trial, job: CustomJob | None) -> None:
-        """Give a trial whose job has ended its final measurement, or the reason for having none."""
+        """Record the final measurement of a trial whose job has ended, or why there is none."""
         file = self._file_of(trial)
-        file.read()  # the last reports came before the end of the job, but maybe after that look
+        file.read()  # reports may have come since the last look
         measured = measurements.final_measurement(file.steps, self.job.study_spec)
         stopped_early = trial.state == Trial.State.STOPPING
         trial.state = INFEASIBLE

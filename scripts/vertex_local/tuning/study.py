@@ -1,8 +1,8 @@
 """Which parameters the next trial of a search gets.
 
-There is no study that lives on between two trials: each proposal looks at all trials so far, as
-they stand in the job's record. So a search goes on after a restart of the server, and the same
-record always leads to the same proposal. The grid is our own; everything else is Optuna's.
+No study is kept between trials: each proposal is made from all trials in the job's record. So a
+search goes on after a restart of the server, and the same record always leads to the same proposal.
+The grid is our own; everything else is Optuna's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOG, REVERSE_LOG = (
     ParameterSpec.ScaleType.UNIT_REVERSE_LOG_SCALE,
 )
 MINIMIZE = StudySpec.MetricSpec.GoalType.MINIMIZE
-STARTUP_TRIALS = 5  # proposed at random, before the sampler has something to learn from
+STARTUP_TRIALS = 5  # the first ones are random: the sampler has nothing yet to learn from
 
 
 def has_optuna() -> bool:
@@ -43,7 +43,7 @@ def propose(spec: StudySpec, trials: Sequence[Trial], seed: int) -> dict[str, Va
     Args:
         spec: the study; `options.check` has found no fault with it.
         trials: all trials so far, the running ones included.
-        seed: where the random numbers of this search start, 0 or more.
+        seed: of this search's random numbers, 0 or more.
     """
     if spec.algorithm == GRID:
         return _grid_point(spec.parameters, len(trials))
@@ -133,7 +133,7 @@ def _axis(parameter: ParameterSpec) -> Axis:
 def _proposed_by_optuna(spec: StudySpec, trials: Sequence[Trial], seed: int) -> dict[str, Value]:
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told in the search's log
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search's own log names each trial
     axes = [_axis(each) for each in spec.parameters]
     metrics = [each.metric_id for each in spec.metrics]
     study = optuna.create_study(
@@ -153,7 +153,7 @@ def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
     seed %= 2**32  # what numpy takes
     if spec.algorithm == RANDOM:
         return RandomSampler(seed=seed)
-    with warnings.catch_warnings():  # of options that have been there for years
+    with warnings.catch_warnings():  # both options have been called experimental for years
         warnings.simplefilter("ignore", ExperimentalWarning)
         return TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
@@ -164,7 +164,7 @@ def _frozen(trial: Trial, axes: Sequence[Axis], metrics: Sequence[str]) -> Froze
     """Return a trial of the record as one of Optuna's."""
     from optuna.trial import TrialState, create_trial
 
-    message = Trial.pb(trial)  # whose fields are read some times faster
+    message = Trial.pb(trial)  # reading the plain message is several times faster
     measured = {each.metric_id: each.value for each in message.final_measurement.metrics}
     given = {each.parameter_id: _plain(each.value) for each in message.parameters}
     state = {Trial.State.SUCCEEDED: TrialState.COMPLETE, Trial.State.INFEASIBLE: TrialState.FAIL}

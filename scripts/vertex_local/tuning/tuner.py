@@ -24,19 +24,19 @@ class Tuner:
         runner: what runs their trials.
 
     Raises:
-        LocalModeError: if an environment variable for searches has no sense.
+        LocalModeError: if an environment variable for searches has a wrong value.
     """
 
     def __init__(self, records: Records, runner: Runner) -> None:
         self._records = records
         self._runner = runner
         self._seed = config.seed()
-        config.discrete_as_int()  # a wrong value is told now, not by the first trial
+        config.discrete_as_int()  # report a wrong value now, not at the first trial
         self._lock = threading.Lock()
         self._running: dict[str, tuple[Search, threading.Thread]] = {}
 
     def start(self, job: HyperparameterTuningJob) -> None:
-        """Start a search that the records hold, or let it go on."""
+        """Start a search that the records hold, or resume it."""
         if job.state == states.PENDING:
             self._records.move(job.name, states.RUNNING)
             job.state = states.RUNNING
@@ -50,7 +50,7 @@ class Tuner:
         thread.start()
 
     def resume(self) -> None:
-        """Let all searches go on that were active when an earlier server ended."""
+        """Resume all searches that were active when an earlier server ended."""
         for job in self._records.searches(active=True):
             self.start(job)
 
@@ -64,7 +64,7 @@ class Tuner:
             running[0].look()
 
     def stop(self) -> None:
-        """Let go of all searches because the server stops: the next server resumes them."""
+        """Leave all searches because the server stops: the next one resumes them."""
         with self._lock:
             running = list(self._running.values())
         for search, _thread in running:
