@@ -6,22 +6,25 @@ r"""Train a small neural network on a table of numbers: on a laptop, or as a Ver
     python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run \
         --checkpoint_dir checkpoints --checkpoint_every 10
     # two processes that share the work
-    torchrun --nproc_per_node 2 scripts/train_nn.py --train train_data.npz --val val_data.npz
+    torchrun --nproc_per_node 2 scripts/train_nn.py --train train_data.npz --val val_data.npz \
+        --model_out run
     # is a finished run folder complete and unchanged?
     python scripts/train_nn.py --verify run
 
 A run leaves four files side by side: model.pt (weights), eval_history.csv (a line per epoch),
-training.log (everything printed) and, written last as the sign of a complete run, metrics.json.
-Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input; 3 the loss became
-NaN or infinite; 130 interrupted; 143 stopped by SIGTERM.
+training.log (every line, also those that --quiet hides) and, written last as the sign of a complete
+run, metrics.json. Those of an earlier run in the same folder are removed at the start. SIGTERM ends
+a run after its epoch, with a checkpoint if --checkpoint_dir is given.
+
+Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input, or a file, bucket
+or memory that cannot be had; 3 the loss became NaN or infinite; 130 interrupted; 143 SIGTERM.
 
 On a CPU, the same data, settings, seed and machine give the same bytes of weights and history
 (apart from the seconds). A GPU, another processor, more processes, threads (OMP_NUM_THREADS) or
 another PyTorch adds numbers up in another order, so the last digits differ.
 
-To read: what PyTorch does stands first, in the order in which it happens (settings, data, model,
-training, and `main` at the end). The sections between training and main keep a long or paid run
-safe: results that are complete or absent, checkpoints, several processes, Cloud Storage, the log.
+To read: what PyTorch does comes first, in this order: settings, data, model, training. The sections
+after it keep a long or paid run safe. `main` is at the end.
 """
 
 from __future__ import annotations
@@ -31,12 +34,16 @@ import signal
 import sys
 
 if __name__ == "__main__":  # a signal during the imports, which take seconds, ends with a line
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: sys.exit(f"ERROR: stopped by signal {n} at the start"))
+
+    def stop_at_start(number: int, _: object) -> None:
+        print("ERROR: stopped while starting", file=sys.stderr)
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, stop_at_start)
+    signal.signal(signal.SIGTERM, stop_at_start)
 
 import argparse
 import contextlib
-import copy
 import functools
 import hashlib
 import importlib
@@ -53,6 +60,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from posixpath import join  # also for gs://, which pathlib would make gs:/
 from typing import Any
 
@@ -64,7 +72,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.optim.adam import adam
 
 log = logging.getLogger("train_nn")
-sigterm = threading.Event()  # set when this process is asked to end
+sigterm = threading.Event()  # a flag: the signal handler sets it, and training looks at it
 
 
 class Stop(Exception):
@@ -83,18 +91,24 @@ def require(fine: object, sentence: str) -> None:
 
 
 # ------------------------------------------------------------------------------ settings
-LIMITS = {"learning_rate": (1e-30, 1e30), "min_delta": (0, 1e30), "seed": (0, 2**63 - 1)}
-LIMITS |= {"epochs": (1, 10**9), "patience": (0, 10**9), "batch_size": (0, 10**9)}
-LIMITS |= {"checkpoint_every": (0, 10**9)}
+LIMITS = {  # the lowest and the highest value allowed
+    "epochs": (1, 10**9),
+    "learning_rate": (1e-30, 1e30),
+    "batch_size": (0, 10**9),
+    "patience": (0, 10**9),
+    "min_delta": (0, 1e30),
+    "seed": (0, 2**63 - 1),
+    "checkpoint_every": (0, 10**9),
+}
 ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def whole(text: str) -> int:
     """Read a whole number, also as a tuning service writes it: 128.0 or 1e2."""
-    for read in (int, float):
-        with contextlib.suppress(ValueError, OverflowError):
-            if read(text) == int(read(text)):
-                return int(read(text))
+    for read in (int, float):  # first int: a float would round a large number
+        with contextlib.suppress(ValueError):
+            if (value := read(text)) % 1 == 0:  # not so for NaN and infinity
+                return int(value)
     raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:50]}")
 
 
@@ -106,7 +120,7 @@ def yes_no(text: str) -> bool:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; --learning-rate is --learning_rate, and the last of two wins."""
+    """Read the command line. Of an option given twice, as by a tuning service, the last counts."""
     show_defaults = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(formatter_class=show_defaults, allow_abbrev=False)
     switch: Any = {"type": yes_no, "nargs": "?", "const": True, "metavar": "true|false"}
@@ -123,20 +137,23 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--epochs", type=whole, default=500, help="passes over the training data, at most")
     add("--learning_rate", type=float, default=0.001, help="size of a step")
     add("--batch_size", type=whole, default=0, help="rows in a step; 0: all rows")
-    add("--patience", type=whole, default=50, help="stop so long after an improvement; 0: never")
-    add("--min_delta", type=float, default=0.0, help="smallest drop of val_loss that counts as one")
+    add("--patience", type=whole, default=50, help="epochs without progress to stop after; 0: none")
+    add("--min_delta", type=float, default=0.0, help="smallest drop of val_loss that is progress")
     add("--restore_best", default=True, help="save the weights of the best epoch", **switch)
-    add("--no_restore_best", dest="restore_best", action="store_false", help="of the last epoch")
+    add("--no_restore_best", dest="restore_best", action="store_false", help="of the last one")
     add("--seed", type=whole, default=42, help="where all random numbers start")
 
     add = parser.add_argument_group("system").add_argument
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--device", default="auto", help="cpu, cuda:N, cuda (all GPUs), or auto")
     add("--precision", default="fp32", choices=["fp32", "bf16"], help="fp32 is without TF32")
     add("--checkpoint_dir", default=saved, help="save and resume here; else AIP_CHECKPOINT_DIR")
-    add("--checkpoint_every", type=whole, default=0, help="epochs between them; 0: one a minute")
+    add(
+        "--checkpoint_every", type=whole, default=0, help="epochs from one to the next; 0: a minute"
+    )
     add("--resume", default=False, help="fail if there is no checkpoint", **switch)
     add("--quiet", default=False, help="print only warnings and errors", **switch)
-    argv = [re.sub("^--[^=]+", lambda m: "--" + m[0][2:].replace("-", "_"), arg) for arg in argv]
+    # --learning-rate is --learning_rate
+    argv = [re.sub("(?<=^--)[^=]+", lambda name: name[0].replace("-", "_"), arg) for arg in argv]
     return parser.parse_args(argv)
 
 
@@ -165,16 +182,15 @@ class Table:
 
 
 def as_float32(array: Any, what: str, names: Any = ()) -> Tensor:
-    """Convert an array of finite numbers; `names` are those of its columns."""
+    """Convert an array of finite numbers; `names` are those of its columns. Raises Stop."""
     require(array.dtype.kind in "biuf", f"{what} must hold numbers, but its type is {array.dtype}")
     require(array.size > 0, f"{what} is empty: its shape is {array.shape}")
     if array.dtype != np.float32:
         log.info("%s: converted from %s to float32", what, array.dtype)
     with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
         array = np.ascontiguousarray(array, np.float32)
-    finite = np.isfinite(array)
-    if not finite.all():
-        wrong = np.argwhere(~finite)
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
         row, *column = wrong[0].tolist()
         place = f"row {row}" + "".join(f", column {i} ({names[i]})" for i in column)
         raise Stop(f"{what} holds {len(wrong)} NaN or infinite values, the first in {place}")
@@ -182,37 +198,39 @@ def as_float32(array: Any, what: str, names: Any = ()) -> Tensor:
 
 
 def load_table(uri: str, part: str, device: torch.device) -> Table:
-    """Read X_<part>, y_<part> and feature_names, and check all before any training starts."""
-    data = access("read", uri)
+    """Read X_<part>, y_<part> and feature_names; raise Stop unless all of it can be trained on."""
+    data = access("read", uri)  # of a path, gs://... or /gcs/...
     require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
-    keys = (f"X_{part}", f"y_{part}", "feature_names")
+    x_key, y_key = f"X_{part}", f"y_{part}"
     try:
         # allow_pickle=False: a pickled file can run any program when it is opened.
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             held = file.files
-            found = [np.asarray(file[key]) for key in keys if key in held]
+            keys = [key for key in (x_key, y_key, "feature_names") if key in held]
+            arrays = {key: np.asarray(file[key]) for key in keys}
     except MemoryError:
         raise
     except Exception as error:  # a damaged file makes numpy raise errors of many kinds
         pickled = "allow_pickle" in str(error)
         why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
         raise Stop(f"cannot read {uri}: {why} ({error})") from error
-    text = f"{uri} must hold {keys[0]} and {keys[1]}; it holds {', '.join(held)}"
-    require(keys[0] in held and keys[1] in held, text)
-    x, y = found[:2]
-    shapes = f"{uri}: {keys[0]} has shape {x.shape} and {keys[1]} {y.shape}"
-    fine = x.ndim == 2 and y.shape == x.shape[:1]
-    require(fine, f"{shapes}, but must be [rows, features] and [rows]")
-    names = found[2] if len(found) > 2 else np.array([f"x{i}" for i in range(x.shape[1])])
-    text = f"{shapes}, but there are {names.size} feature_names, of shape {names.shape}"
-    require(names.shape == x.shape[1:], text)
+    missing = f"{uri} must hold {x_key} and {y_key}; it holds {', '.join(held)}"
+    require(x_key in held and y_key in held, missing)
+    x, y = arrays[x_key], arrays[y_key]
+    shapes = f"{uri}: {x_key} has shape {x.shape} and {y_key} {y.shape}"
+    matching = x.ndim == 2 and y.shape == x.shape[:1]
+    require(matching, f"{shapes}, but must be [rows, features] and [rows]")
+    names = arrays.get("feature_names", np.array([f"x{i}" for i in range(x.shape[1])]))
+    number = f"{shapes}, but there are {names.size} feature_names, of shape {names.shape}"
+    require(names.shape == x.shape[1:], number)
     if names.dtype.kind == "S":  # bytes
         names = np.char.decode(names, "utf-8", "backslashreplace")
-    features = as_float32(x, f"{keys[0]} in {uri}", names)
-    labels = as_float32(y, f"{keys[1]} in {uri}")
-    for row in torch.nonzero((labels != 0) & (labels != 1))[:1, 0].tolist():
-        text = f"must hold 0 and 1 only, but row {row} holds {labels[row]:g}"
-        raise Stop(f"{keys[1]} in {uri} {text}")
+    features = as_float32(x, f"{x_key} in {uri}", names)
+    labels = as_float32(y, f"{y_key} in {uri}")
+    wrong = torch.nonzero((labels != 0) & (labels != 1))
+    if len(wrong):
+        row = int(wrong[0])
+        raise Stop(f"{y_key} in {uri} must hold 0 and 1 only, but row {row} holds {labels[row]:g}")
     sha256 = hashlib.sha256(data).hexdigest()
     return Table(features.to(device), labels.to(device), [str(name) for name in names], sha256)
 
@@ -247,19 +265,21 @@ def build_model(n_features: int) -> nn.Sequential:
 
 
 # Takes logits: right even where a sigmoid rounds to 0 or 1 and its logarithm would be infinite.
-criterion = nn.BCEWithLogitsLoss(reduction="sum")
+loss_fn = nn.BCEWithLogitsLoss(reduction="sum")
 
 
 class Adam:
-    # Stands in for torch.optim.Adam, whose first use imports PyTorch's compiler: 2 to 3 s.
-    # A script that trains for longer should use that: delete this class, and import the other.
+    """torch.optim.Adam with its usual settings, without 2 to 3 s for importing PyTorch's compiler.
+
+    To train for longer, or differently: delete this class and import that one.
+    """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         self.lr = lr
         self.parameters = list(parameters)
         self.means = [torch.zeros_like(p) for p in self.parameters]  # of the gradients
         self.squares = [torch.zeros_like(p) for p in self.parameters]  # means of their squares
-        self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        self.steps = torch.zeros(len(self.parameters), device=self.parameters[0].device)
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
@@ -268,32 +288,35 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         gradients = [parameter.grad for parameter in self.parameters]
-        usual: Any = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-        usual |= {"lr": self.lr, "amsgrad": False, "maximize": False, "fused": True}
-        adam(self.parameters, gradients, self.means, self.squares, [], self.steps, **usual)
+        usual: Any = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "fused": True}
+        usual |= {"lr": self.lr, "amsgrad": False, "maximize": False}
+        adam(self.parameters, gradients, self.means, self.squares, [], [*self.steps], **usual)
 
     def state_dict(self) -> dict[str, Tensor]:
-        moments = parameters_to_vector(self.means + self.squares)  # one tensor is saved faster
-        return {"moments": moments, "steps": torch.stack(self.steps)}
+        return {"moments": parameters_to_vector(self.means + self.squares), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        vector_to_parameters(state["moments"].to(self.steps[0]), self.means + self.squares)
-        self.steps = list(state["steps"].to(self.steps[0]))
+        vector_to_parameters(state["moments"].to(self.steps), self.means + self.squares)
+        self.steps.copy_(state["steps"])
 
 
 @dataclass
 class EarlyStopping:
-    """Two questions with two answers: is this the best epoch so far, and should we stop?"""
+    """Two questions with two answers: is this the best epoch so far, and should we stop?
 
-    patience: int
+    The best epoch has the lowest val_loss, by however little. Progress is a val_loss that lies
+    more than `min_delta` below the last one that was progress.
+    """
+
+    patience: int  # epochs without progress; 0: never stop
     min_delta: float
     best_epoch: int = 0
     best_loss: float = math.inf
     loss_to_beat: float = math.inf
-    waited: int = 0
+    waited: int = 0  # epochs since the last progress
 
     def is_best(self, epoch: int, loss: float) -> bool:
-        """Take note of an epoch. Small steps that add up to min_delta are an improvement, too."""
+        """Take note of an epoch, once for each; return whether it is the best so far."""
         self.waited += 1
         if loss < self.loss_to_beat - self.min_delta:
             self.loss_to_beat = loss
@@ -304,12 +327,18 @@ class EarlyStopping:
         return epoch == self.best_epoch
 
     def should_stop(self) -> bool:
+        """Return whether there was no progress for `patience` epochs."""
         return 0 < self.patience <= self.waited
 
 
 # ------------------------------------------------------------------------------ training
 METRICS = ("train_loss", "val_loss", "val_accuracy")
 SETTINGS = ("learning_rate", "patience", "min_delta", "batch_size", "seed")
+
+
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights as they are now: those of `state_dict` change while training goes on."""
+    return {name: weights.clone() for name, weights in model.state_dict().items()}
 
 
 class Run:
@@ -321,34 +350,40 @@ class Run:
         self.val = val
         self.device = train.x.device
         torch.manual_seed(args.seed)
-        self.model = build_model(train.x.shape[1])  # on the CPU: the same weights for all devices
-        self.model.to(self.device)
+        model = build_model(train.x.shape[1])  # on the CPU: the same weights for all devices
+        self.model = model.to(self.device)
         self.optimizer = Adam(self.model.parameters(), lr=args.learning_rate)
-        self.best_weights = parameters_to_vector(self.model.parameters()).detach()
+        self.best_weights = copy_weights(self.model)
         self.shuffle = torch.Generator(self.device).manual_seed(args.seed)
         self.stopping = EarlyStopping(args.patience, args.min_delta)
         self.history: list[list[float]] = []  # of each epoch: METRICS and seconds
-        self.made_with = {f"--{name}": getattr(args, name) for name in SETTINGS}
-        self.made_with |= {"the training data": train.sha256, "the validation data": val.sha256}
-        self.made_with |= {"the device": self.device.type, "--precision": args.precision}
-        self.turn = 0  # of the two checkpoints
+        self.made_with = {
+            **{f"--{name}": getattr(args, name) for name in (*SETTINGS, "precision")},
+            "the training data": train.sha256,
+            "the validation data": val.sha256,
+            "the device": self.device.type,
+        }
         half = args.precision == "bf16"
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
         if "OMP_NUM_THREADS" not in os.environ:  # so small a network gains little from threads
-            torch.set_num_threads(1)
-        shared = dist.is_initialized()
-        self.rank = dist.get_rank() if shared else 0
-        self.processes = dist.get_world_size() if shared else 1
-        self.shared_model: nn.Module = self.model
-        if shared:
-            self.shared_model = nn.parallel.DistributedDataParallel(self.model)
+            torch.set_num_threads(1)  # of the whole process
+        self.rank = 0
+        self.processes = 1
+        self.ddp_model: nn.Module = self.model
+        if dist.is_initialized():
+            self.rank = dist.get_rank()
+            self.processes = dist.get_world_size()
+            self.ddp_model = nn.parallel.DistributedDataParallel(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later process needs to go on as if there had been no interruption."""
+        """Return what a later process needs to go on as if there had been no interruption.
+
+        The state of early stopping is not in it: it follows from the history [epochs, 4].
+        """
         return {
             "made_with": self.made_with,
             "next_epoch": len(self.history) + 1,
-            "history": torch.from_numpy(np.array(self.history).reshape(-1, 4)),
+            "history": torch.tensor(self.history, dtype=torch.float64).reshape(-1, 4),
             "model": self.model.state_dict(),
             "best_weights": self.best_weights,
             "optimizer": self.optimizer.state_dict(),
@@ -356,8 +391,9 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checked state."""
-        self.best_weights = state["best_weights"].to(self.device)
+        """Continue from a state; only a new run can."""
+        self.model.load_state_dict(state["best_weights"])
+        self.best_weights = copy_weights(self.model)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.shuffle.set_state(state["shuffle"])
@@ -389,15 +425,15 @@ def train_one_epoch(run: Run) -> Tensor:
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     run.model.train()
     for x, y in run.batches():
-        # The gradients of the pieces add up to that of the batch; DistributedDataParallel takes
-        # the mean over the processes.
-        rows = len(y) / run.processes
+        # The loss is a sum, and a step takes the gradient of its mean. backward() adds to the
+        # gradients, so pieces add up; DistributedDataParallel divides by the number of processes.
+        divisor = len(y) / run.processes
         run.optimizer.zero_grad()
         for x_piece, y_piece in run.pieces(x, y):
             with run.autocast:
-                logits = run.shared_model(x_piece)
-            loss = criterion(logits.float(), y_piece)
-            (loss / rows).backward()
+                logits = run.ddp_model(x_piece)
+            loss = loss_fn(logits.float(), y_piece)
+            (loss / divisor).backward()
             total += loss.detach()
         run.optimizer.step()
     return total
@@ -412,52 +448,57 @@ def evaluate(run: Run) -> tuple[Tensor, Tensor]:
     for x, y in run.pieces(run.val.x, run.val.y):
         with run.autocast:
             logits = run.model(x).float()
-        loss += criterion(logits, y)
+        loss += loss_fn(logits, y)
         right += ((logits > 0) == y).sum()
     return loss, right
 
 
-def one_epoch(run: Run) -> tuple[dict[str, float], bool]:
-    """Train and evaluate; return the METRICS, and whether SIGTERM has reached one process."""
+def train_and_evaluate(run: Run) -> tuple[dict[str, float], bool]:
+    """Train for an epoch and evaluate; return the METRICS, and whether SIGTERM says to stop.
+
+    All processes must stop after the same epoch, so the signal is added up like the numbers.
+    """
     train_loss = train_one_epoch(run)
     val_loss, right = evaluate(run)
-    leave = torch.full_like(right, sigterm.is_set())
-    sums = torch.stack([train_loss, val_loss, right, leave])
+    sums = torch.stack([train_loss, val_loss, right, torch.full_like(right, sigterm.is_set())])
     if run.processes > 1:
         dist.all_reduce(sums)
-    train_sum, val_sum, right_sum, leaving = sums.tolist()  # only here, a GPU is waited for
+    train_sum, val_sum, right_sum, signals = sums.tolist()  # only here, a GPU is waited for
     rows = len(run.val.y)
     means = (train_sum / len(run.train.y), val_sum / rows, right_sum / rows)
-    return dict(zip(METRICS, means, strict=True)), leaving > 0
+    return dict(zip(METRICS, means, strict=True)), signals > 0
 
 
 def fit(run: Run, progress: Progress) -> None:
-    """Train until all epochs are done, or early stopping or SIGTERM ends it."""
+    """Train until all epochs are done, or early stopping says to stop.
+
+    Raises Stop with exit code 3 if the loss is no longer a number, and 143 after SIGTERM.
+    """
     args = run.args
+    every = args.checkpoint_every
     saved_at = time.monotonic()
-    # Vertex AI always names a folder: a short run leaves nothing there, unless it was asked to.
-    asked = args.checkpoint_every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
+    # Vertex AI sets AIP_CHECKPOINT_DIR in every job; short runs save there only if asked to.
+    asked = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
     while len(run.history) < args.epochs and not run.stopping.should_stop():
         start = time.perf_counter()
-        metrics, leave = one_epoch(run)
+        metrics, signalled = train_and_evaluate(run)
         run.history.append([*metrics.values(), time.perf_counter() - start])
         epoch = len(run.history)
         diverged = not all(map(math.isfinite, metrics.values()))
         if not diverged and run.stopping.is_best(epoch, metrics["val_loss"]):
-            run.best_weights = parameters_to_vector(run.model.parameters()).detach()
-        last = epoch == args.epochs or run.stopping.should_stop() or leave or diverged
+            run.best_weights = copy_weights(run.model)
+        last = epoch == args.epochs or run.stopping.should_stop() or signalled or diverged
         progress.show(epoch, metrics, last)
         if diverged:
             if run.rank == 0:
                 access("write", join(args.model_out, "eval_history.csv"), history_csv(run))
             text = f"train_loss is {metrics['train_loss']} and val_loss {metrics['val_loss']}"
             raise Stop(f"{text} in epoch {epoch}: try a lower --learning_rate", 3)
-        every = args.checkpoint_every
         due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
-        if args.checkpoint_dir and run.rank == 0 and (due or leave or (last and asked)):
+        if args.checkpoint_dir and run.rank == 0 and (due or signalled or (last and asked)):
             save_checkpoint(run)
             saved_at = time.monotonic()
-        if leave:
+        if signalled:
             raise Stop(f"stopped by SIGTERM after epoch {epoch}", 143)
     if len(run.history) < args.epochs:
         log.info("stopped early: %d epochs without progress", args.patience)
@@ -520,18 +561,16 @@ def write_results(run: Run, run_log: RunLog) -> None:
     """Write all four files, or none but training.log."""
     folder = run.args.model_out
     facts = describe(run)
-    if run.args.restore_best:
-        vector_to_parameters(run.best_weights, run.model.parameters())
+    weights = run.best_weights if run.args.restore_best else run.model.state_dict()
     model_file = io.BytesIO()  # not a path: torch.save would write its name into the file
-    weights = {name: value.cpu().clone() for name, value in run.model.state_dict().items()}
-    torch.save(weights, model_file)
+    torch.save({name: value.cpu() for name, value in weights.items()}, model_file)
     files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(run)}
     try:
         for name, data in files.items():
             access("write", join(folder, name), data, 600)
         text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}, val_accuracy "
         log.info((text + "{final_val_accuracy:.4f}").format(**facts))
-        files["training.log"] = run_log.save(patience=600)
+        files["training.log"] = run_log.save(wait=600)
         run_log.uri = ""  # metrics.json holds its checksum: write no more
         facts["artifacts"] = {name: fingerprint(data) for name, data in files.items()}
         metrics = json.dumps(facts, indent=2).encode()
@@ -551,7 +590,7 @@ def verify(folder: str) -> int:
         raise Stop(f"{uri} is damaged, or was not written by this script", 1) from error
     wrong = 0
     for name, expected in artifacts.items():
-        data = access("read", join(folder, name), must_exist=False)
+        data = access("read", join(folder, name), missing_ok=True)
         fine = data is not None and fingerprint(data) == expected
         wrong += not fine
         log.info("%s %s", "[OK]" if fine else "[FAIL]", name)
@@ -559,90 +598,70 @@ def verify(folder: str) -> int:
 
 
 # ------------------------------------------------------------------------------ checkpoints
-CHECKPOINTS = ("checkpoint-0.pt", "checkpoint-1.pt")  # they take turns: one is always whole
+CHECKPOINT = "checkpoint.pt"
 
 
 def save_checkpoint(run: Run) -> None:
-    """Save the state in place of the older of the two."""
+    """Save the state in place of the one before: at any moment, one of the two is there."""
     file = io.BytesIO()
     torch.save(run.state_dict(), file)
-    uri = join(run.args.checkpoint_dir, CHECKPOINTS[run.turn])
-    with contextlib.suppress(OSError):
-        os.remove(uri)  # many disks create a file in less time than they replace one
-    access("write", uri, file.getvalue(), patience=600)
-    run.turn = 1 - run.turn
+    access("write", join(run.args.checkpoint_dir, CHECKPOINT), file.getvalue(), wait=600)
 
 
-def form(state: Any) -> Any:
-    """Return of what names, types and shapes a state is; ValueError if it holds NaN."""
+def layout(state: Any) -> Any:
+    """Return a state with (dtype, shape) for each tensor. Raises ValueError if one holds NaN."""
     if isinstance(state, dict):
-        return {name: form(part) for name, part in state.items()}
+        return {name: layout(part) for name, part in state.items()}
     if not isinstance(state, Tensor):
-        return type(state)
+        return state
     if not torch.isfinite(state).all():
         raise ValueError("it holds NaN or infinite numbers")
     return state.dtype, state.shape
 
 
-def read_checkpoint(run: Run, uri: str) -> dict[str, Any]:
-    """Return a state that can be used; {} if there is none. Raises Stop if it is another run's."""
-    data = access("read", uri, must_exist=False)
-    if data is None:
-        return {}
+def restore(run: Run, uri: str, data: bytes) -> None:
+    """Load the content of a checkpoint. Raises Stop if it is damaged, or of another run."""
     try:
         state = torch.load(io.BytesIO(data), "cpu", weights_only=True)
-        differ = [k for k, v in run.made_with.items() if state["made_with"][k] != v]
-        fine = form(state["made_with"]) == form(run.made_with)
-        if not differ:
-            fresh = run.state_dict()
-            fresh["history"] = torch.zeros(len(state["history"]), 4, dtype=torch.float64)
-            optimizer = copy.deepcopy(run.optimizer)  # of torch.optim: has no state before a step
-            optimizer.load_state_dict(state["optimizer"])
-            fresh["optimizer"] = optimizer.state_dict()
-            fine = form(state) == form(fresh) and state["next_epoch"] == len(state["history"]) + 1
-            torch.Generator(run.device).set_state(state["shuffle"])
-        if not fine:
-            raise ValueError("its content is of another form")
+        was = state["made_with"]
+        changed = [name for name, value in run.made_with.items() if was[name] != value]
+        if not changed:
+            run.load_state_dict(state)
+            if layout(state) != layout(run.state_dict()):
+                raise ValueError("its content is of another form")
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes torch raise errors of many kinds
-        log.warning("skipped %s: it is damaged, or no checkpoint (%.80s)", uri, error)
-        return {"damaged": uri}
-    for name in differ:
-        text = f"{name} was {state['made_with'][name]}, now it is {run.made_with[name]}"
+        text = f"{uri} is damaged, or no checkpoint ({str(error)[:80]})"
+        raise Stop(f"{text}: remove it, or use another --checkpoint_dir") from error
+    if changed:
+        text = f"{changed[0]} was {was[changed[0]]!r}, now it is {run.made_with[changed[0]]!r}"
         raise Stop(f"{uri} is of another run: {text}; use another --checkpoint_dir")
-    return dict(state)
-
-
-def find_checkpoint(run: Run) -> dict[str, Any]:
-    """Return the newest state that can be used; {} if there is none, and none is insisted on."""
-    folder = run.args.checkpoint_dir
-    if not folder or run.rank > 0:  # it may be on the first machine only
-        return {}
-    states = [read_checkpoint(run, join(folder, name)) for name in CHECKPOINTS]
-    newest = max((0, 1), key=lambda turn: states[turn].get("next_epoch", 0))
-    done = states[newest].get("next_epoch", 1) - 1
-    require(done <= run.args.epochs, f"{folder}: {done} epochs are done, so raise --epochs")
-    if done:
-        run.turn = 1 - newest
-        return states[newest]
-    damaged = [state["damaged"] for state in states if state]
-    require(not damaged, f"no usable checkpoint in {folder}: remove {damaged}")
-    require(not run.args.resume, f"--resume: there is no checkpoint in {folder}")
-    return {}
 
 
 def load_checkpoint(run: Run) -> None:
     """Continue from a checkpoint if there is one; all processes, or none."""
+    args = run.args
+    if not args.checkpoint_dir:
+        return
+    uri = join(args.checkpoint_dir, CHECKPOINT)
+    found: list[Any] = [None]
     try:
-        found: list[Any] = [find_checkpoint(run)]
+        if run.rank == 0:  # it may be on the first machine only
+            found = [access("read", uri, missing_ok=True)]
     except Stop as error:
         found = [error]
     if run.processes > 1:
         dist.broadcast_object_list(found)
     if isinstance(found[0], Stop):
         raise found[0]
-    if found[0]:
-        run.load_state_dict(found[0])
-        log.info("resumed after epoch %d", len(run.history))
+    if found[0] is None:
+        require(not args.resume, f"--resume: there is no checkpoint {uri}")
+        return
+    restore(run, uri, found[0])
+    done = len(run.history)
+    require(done <= args.epochs, f"{uri}: {done} epochs are done, so raise --epochs")
+    log.info("resumed after epoch %d", done)
 
 
 # ------------------------------------------------------------------------------ progress
@@ -726,30 +745,34 @@ def read_environment() -> tuple[int, int]:
             log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
             env.pop("LOCAL_RANK", None)
         processes = int(env.get("WORLD_SIZE") or 1)
+        local_rank = int(env.get("LOCAL_RANK") or 0)
         if processes == 1:
-            return 0, 1
-        for name in names[2:]:
-            require(env.get(name), f"WORLD_SIZE is {processes}, but {name} is not set")
-        range(1, 2**16).index(int(env["MASTER_PORT"]))
-        int(env.get("LOCAL_RANK") or 0)
-        return range(processes).index(int(env["RANK"])), processes
+            rank = port = 0
+        else:
+            for name in names[1:]:
+                require(env.get(name), f"WORLD_SIZE is {processes}, but {name} is not set")
+            rank = int(env["RANK"])
+            port = int(env["MASTER_PORT"])
+        if not (0 <= rank < processes and 0 <= port < 2**16 and local_rank >= 0):
+            raise ValueError("out of range")
+        return rank, processes
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         text = f"cannot tell from {seen} which processes share the work ({error!r})"
         raise Stop(f"{text}: correct or unset these variables") from error
 
 
-def launch(argv: Sequence[str], gpus: int, machines: int) -> int:
-    """Start this script once for each GPU of this machine, with torch's own launcher, torchrun."""
+def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
+    """Start this script once for each GPU of this machine, by torchrun; return the exit code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    where = "--standalone"
+    where = ["--standalone"]
     if machines > 1:
-        where = "--nnodes={WORLD_SIZE} --node_rank={RANK}".format(**os.environ)
-        where += " --master_addr={MASTER_ADDR} --master_port={MASTER_PORT}".format(**os.environ)
+        where = [f"--nnodes={machines}", f"--node_rank={rank}"]
+        where += [f"--{name.lower()}={os.environ[name]}" for name in ("MASTER_ADDR", "MASTER_PORT")]
     try:
-        torchrun([*where.split(), f"--nproc_per_node={gpus}", __file__, *argv])
+        torchrun([*where, f"--nproc_per_node={gpus}", __file__, *argv])
         return 0
     except ChildFailedError as error:
         return int(error.get_first_failure()[1].exitcode)
@@ -777,7 +800,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
 GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
 ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
 LOGIN = "run `gcloud auth application-default login`"
-HINTS = {  # by name: Google's classes are not imported before they are needed
+HINTS = {  # for the name of an error; Google's classes are imported only when needed
     "NotFound": "no such bucket or object",
     "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
     "DefaultCredentialsError": f"no credentials: {LOGIN}",
@@ -789,7 +812,10 @@ HINTS = {  # by name: Google's classes are not imported before they are needed
 
 
 def check_place(option: str, uri: str, kind: str = "FOLDER") -> None:
-    """Refuse all but paths and Cloud Storage: gs:/b would be a folder that ends with the job."""
+    """Refuse all but paths and Cloud Storage.
+
+    A mistyped gs:/b or s3://b would be a local folder, and lost with the machine of the job.
+    """
     if bucket := re.match("(?:gs://|/gcs(?:/|$))([^/]*)/*(.*)", uri):
         name = re.fullmatch("[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket[1]) and uri.isprintable()
         fine = bool(name) and (kind == "FOLDER" or (bucket[2] != "" and uri[-1] != "/"))
@@ -808,27 +834,27 @@ def gcs_client() -> Any:
 
 
 def access(
-    action: str, uri: str, data: bytes = b"", patience: float = 20, must_exist: bool = True
+    action: str, uri: str, data: bytes = b"", wait: float = 20, missing_ok: bool = False
 ) -> Any:
-    """Read, write or remove a whole file or object; wait `patience` seconds for Cloud Storage.
+    """Read, write or remove a whole file or object; retry for `wait` seconds in Cloud Storage.
 
-    Returns its content, or None where nothing is and nothing must be. Raises Stop with a sentence.
+    Returns its content, or None where nothing is and that is fine. Raises Stop with a sentence.
     """
     try:
         if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
             uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
         if not uri.startswith("gs://"):
-            return access_file(action, uri, data)
+            return access_file(action, Path(uri), data)
         bucket, _, name = uri[len("gs://") :].partition("/")
         blob = gcs_client().bucket(bucket).blob(name)
         retry = importlib.import_module("google.cloud.storage.retry").DEFAULT_RETRY
-        limits = {"retry": retry.with_timeout(patience), "timeout": min(60, patience)}
+        limits = {"retry": retry.with_timeout(wait), "timeout": min(60, wait)}
         if action == "write":
             return blob.upload_from_string(data, "application/octet-stream", **limits)
         return (blob.download_as_bytes if action == "read" else blob.delete)(**limits)
     except Exception as error:
         name = type(error).__name__
-        if name in ABSENT and not must_exist:
+        if name in ABSENT and missing_ok:
             return None
         hint = HINTS.get(name) or getattr(error, "strerror", None)
         if not hint and not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
@@ -836,28 +862,26 @@ def access(
         raise Stop(f"cannot {action} {uri}: {hint or repr(error)}") from error
 
 
-def access_file(action: str, path: str, data: bytes) -> Any:
+def access_file(action: str, path: Path, data: bytes) -> Any:
     """The same for a local file. Whoever reads while it is written sees the old or the new one."""
     if action == "read":
-        with open(path, "rb") as file:
-            return file.read()
+        return path.read_bytes()
     if action == "remove":
-        return os.remove(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    part = path + ".part"
+        return path.unlink()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb") as file:
-            file.write(data)
-        os.replace(part, path)
+        part.write_bytes(data)
+        part.replace(path)
     finally:
         with contextlib.suppress(OSError):  # gone already, if all went well
-            os.remove(part)
+            part.unlink()
 
 
 def remove_results(folder: str) -> None:
     """Remove what an earlier run left: first the file that says it is complete."""
     for name in ("metrics.json", "model.pt", "eval_history.csv"):
-        access("remove", join(folder, name), must_exist=False)
+        access("remove", join(folder, name), missing_ok=True)
 
 
 # ------------------------------------------------------------------------------ log
@@ -872,13 +896,13 @@ class RunLog(logging.Handler):
 
     def __init__(self, quiet: bool) -> None:
         super().__init__()
-        self.shown = logging.WARNING if quiet else logging.INFO
+        self.print_level = logging.WARNING if quiet else logging.INFO
         self.uri = ""
         self.text = ""
         self.saved_at = -math.inf
         logging.basicConfig(handlers=[self], format="%(message)s", level=logging.INFO, force=True)
         logging.captureWarnings(True)
-        log.setLevel(logging.DEBUG)
+        log.setLevel(logging.DEBUG)  # the command line is kept, but not printed
         warnings.simplefilter("ignore", FutureWarning)  # Google's, of an image's old Python
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -890,20 +914,20 @@ class RunLog(logging.Handler):
             if record.levelno >= logging.WARNING:
                 stream = sys.stderr
                 line = f"{record.levelname}: {line}"
-            if record.levelno >= self.shown and stream:
+            if record.levelno >= self.print_level and stream:
                 line = line.encode(stream.encoding, "backslashreplace").decode(stream.encoding)
                 with contextlib.suppress(OSError, ValueError):  # `| head -1`, or a full disk
                     print(line, file=stream, flush=True)
             pause = UPLOAD_LOG_EVERY if self.uri.startswith(("gs:", GCS_MOUNT)) else 0
             if time.monotonic() > self.saved_at + pause:
-                self.save(patience=10)
+                self.save(wait=10)
 
-    def save(self, patience: float = 20) -> bytes:
+    def save(self, wait: float = 20) -> bytes:
         """Write training.log, and return its content."""
         self.saved_at = time.monotonic()  # now: a warning while it is written comes back to emit
         data = self.text.encode(errors="backslashreplace")
         if self.uri:
-            access("write", self.uri, data, patience)
+            access("write", self.uri, data, wait)
         return data
 
 
@@ -916,21 +940,16 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     check_place("--model_out", args.model_out)
     run_log.uri = join(args.model_out, "training.log")
     check_settings(args)
-    try:
-        rank, processes = read_environment()
-    except Stop:
-        remove_results(args.model_out)
-        raise
+    run_log.save()  # stops here if the folder cannot be written
+    remove_results(args.model_out)  # from here on, they must not look like this run's
+    rank, processes = read_environment()
     gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
     if gpus > 1 and not os.environ.get("LOCAL_RANK"):
+        run_log.uri = ""  # the first process writes it
+        return launch(argv, gpus, rank, processes)
+    if rank > 0:  # the first process speaks for all
         run_log.uri = ""
-        return launch(argv, gpus, processes)
-    if rank == 0:
-        run_log.save()
-        remove_results(args.model_out)
-    else:  # the first process speaks for all
-        run_log.uri = ""
-        run_log.shown = logging.ERROR
+        run_log.print_level = logging.ERROR
     device = choose_device(args)
     if processes > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -945,9 +964,8 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     run_log = RunLog(args.quiet)
     log.debug("train_nn.py %s", shlex.join(argv))
@@ -981,5 +999,4 @@ def interrupt(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    os._exit(exit_code)  # the end of Python can meet gloo's threads, or a pipe that nobody reads
+    os._exit(main(sys.argv[1:]))  # sys.exit can hang: on gloo's threads, on a pipe nobody reads

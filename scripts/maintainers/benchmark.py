@@ -163,12 +163,12 @@ def measure_process(turns: int, quick: bool) -> Iterator[Row]:
 def measure_epoch(turns: int, quick: bool) -> Iterator[Row]:
     epochs = 20 if quick else 200
     plain, ours = PlainLoop(*TITANIC), trainer(*TITANIC)
-    loop = many(epochs, lambda: train_nn.one_epoch(ours), threads=1)
+    loop = many(epochs, lambda: train_nn.train_and_evaluate(ours), threads=1)
     many(20, plain.epoch)(), loop()  # warm up
     first, second, ratio = in_turn(many(epochs, plain.epoch), loop, 2 * turns + 1)
 
     def arithmetic() -> None:
-        train_nn.criterion(ours.model(ours.train.x), ours.train.y).backward()
+        train_nn.loss_fn(ours.model(ours.train.x), ours.train.y).backward()
         train_nn.evaluate(ours)
 
     alone = many(epochs, arithmetic, threads=1)
@@ -190,7 +190,7 @@ def measure_batches(turns: int, quick: bool) -> Iterator[Row]:
             plain.step(x, y)
 
     epoch_with_loader()
-    loop = many(1, lambda: train_nn.one_epoch(ours), threads=1)
+    loop = many(1, lambda: train_nn.train_and_evaluate(ours), threads=1)
     first, second, ratio = in_turn(many(1, epoch_with_loader), loop, turns)
     times = ratio and (rows / fewer) / ratio
     text = f"**{times:.1f}** ({rows / second:,.0f} / {fewer / first:,.0f} rows a second); "
@@ -204,9 +204,9 @@ def measure_rows(turns: int, quick: bool) -> Iterator[Row]:
     per_row = []
     for rows in sizes:
         ours = trainer(rows, 1000)
-        train_nn.one_epoch(ours)
+        train_nn.train_and_evaluate(ours)
         repeat = max(1, 200_000 // rows)
-        epoch = many(repeat, functools.partial(train_nn.one_epoch, ours), threads=1)
+        epoch = many(repeat, functools.partial(train_nn.train_and_evaluate, ours), threads=1)
         found = [seconds(epoch) / repeat for _ in range(turns)]
         per_row.append(statistics.median(found) / rows)
         text = f"{per_row[-1] * rows:.4f} s, {per_row[-1] * 1e9:.0f} ns a row"
@@ -239,7 +239,7 @@ def measure_cuda(turns: int, quick: bool) -> Iterator[Row]:
         return
     epochs = 20 if quick else 500
     plain, ours = PlainLoop(*TITANIC, "cuda"), trainer(*TITANIC, device="cuda")
-    loop = many(epochs, lambda: train_nn.one_epoch(ours))
+    loop = many(epochs, lambda: train_nn.train_and_evaluate(ours))
     many(20, plain.epoch)(), loop()
     first, second, ratio = in_turn(many(epochs, plain.epoch), loop, turns)
     text = f"**{1 / ratio:.1f}** ({1e6 * second / epochs:.0f} µs / {1e6 * first / epochs:.0f} µs)"
@@ -247,7 +247,7 @@ def measure_cuda(turns: int, quick: bool) -> Iterator[Row]:
     rows = 100_000 if quick else 10_000_000
     for kind in ("fp32", "bf16"):
         big = trainer(rows, 1000, f"--precision={kind}", device="cuda")
-        epoch = many(1, functools.partial(train_nn.one_epoch, big))
+        epoch = many(1, functools.partial(train_nn.train_and_evaluate, big))
         epoch()
         found = [seconds(epoch) for _ in range(turns)]
         yield f"one epoch, {rows:,} rows, {kind}", "", f"{statistics.median(found):.4f} s"

@@ -243,9 +243,9 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(local: Case) -> None:
     argv = local.argv(epochs=6, **options)
     result = local.trainers.run(*argv, before=full_disk_at(5_000))
     assert result.code == 2
-    assert result.err.startswith(f"ERROR: cannot write {local.place.uri('ck/checkpoint-')}")
+    assert result.err.startswith(f"ERROR: cannot write {local.place.uri('ck/checkpoint.pt')}")
     assert local.place.list("run") == ["training.log"]
-    assert local.place.list("ck") == ["checkpoint-0.pt"]
+    assert local.place.list("ck") == ["checkpoint.pt"]
     local.train_well("--resume", epochs=6, **options)
     assert "resumed after epoch 3" in local.log()
     assert local.weights() == local.weights("straight")

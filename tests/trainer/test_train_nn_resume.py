@@ -27,15 +27,9 @@ def same_results(case: Case, one: str, other: str) -> bool:
     return (case.weights(one), case.history(one)) == (case.weights(other), case.history(other))
 
 
-def newest(case: Case) -> list[str]:
-    """The names of both checkpoints, newest first."""
-    names = [f"ck/{name}" for name in case.place.list("ck")]
-
-    def next_epoch(name: str) -> int:
-        state = torch.load(io.BytesIO(case.place.read(name)), weights_only=True)
-        return int(state["next_epoch"])
-
-    return sorted(names, key=next_epoch, reverse=True)
+def next_epoch(case: Case) -> int:
+    state = torch.load(io.BytesIO(case.place.read("ck/checkpoint.pt")), weights_only=True)
+    return int(state["next_epoch"])
 
 
 # ------------------------------------------------------------------------------ continuing
@@ -71,7 +65,7 @@ def test_vertex_names_the_folder(local: Case) -> None:
     folder = local.place.uri("vertex/checkpoints/")
     asked = {"checkpoint_every": 4}
     assert local.trainers.run(*local.argv(**asked), AIP_CHECKPOINT_DIR=folder).code == 0
-    assert "checkpoint-0.pt" in local.place.list("vertex/checkpoints")
+    assert local.place.list("vertex/checkpoints") == ["checkpoint.pt"]
     assert local.trainers.run(*local.argv(epochs=9, **asked), AIP_CHECKPOINT_DIR=folder).code == 0
     assert "resumed after epoch 6" in local.log()
 
@@ -89,9 +83,16 @@ def test_and_without_a_folder_nothing_is_saved(local: Case) -> None:
 
 def test_checkpoints_come_as_often_as_asked(local: Case) -> None:
     checkpointed(local, epochs=10, checkpoint_every=3)
-    states = [torch.load(local.place.uri(name), weights_only=True) for name in newest(local)]
-    assert [state["next_epoch"] for state in states] == [11, 10]
-    assert local.place.list("ck") == ["checkpoint-0.pt", "checkpoint-1.pt"]
+    assert next_epoch(local) == 11 and local.place.list("ck") == ["checkpoint.pt"]
+    argv = local.argv(
+        out="more", epochs=21, checkpoint_every=3, checkpoint_dir=local.place.uri("ck")
+    )
+    end = "train_nn.write_results = lambda *_: os._exit(7)\n"
+    end += "save = train_nn.save_checkpoint\n"
+    end += "train_nn.save_checkpoint = lambda run: (save(run), print('saved', len(run.history)))"
+    result = local.trainers.run(*argv, before=end)
+    saved = [line for line in result.out.splitlines() if line.startswith("saved")]
+    assert saved == [f"saved {epoch}" for epoch in (12, 15, 18, 21)]
 
 
 # ------------------------------------------------------------------------------ being killed
@@ -135,9 +136,9 @@ def test_killed_in_the_cloud_it_ends_the_same(cloud: Case) -> None:
     options: dict[str, object] = {"epochs": 8, "checkpoint_every": 1, **BATCHES}
     cloud.train_well(out="straight", **options)
     options["checkpoint_dir"] = cloud.place.uri("ck")
-    for count in (1, 2):
+    for done in (2, 4):  # the epoch that is next when it is killed, at least
         running = cloud.start(out="killed", **options)
-        while len(cloud.place.list("ck")) < count:
+        while "checkpoint.pt" not in cloud.place.list("ck") or next_epoch(cloud) < done:
             time.sleep(0.01)
         running.kill()
         assert running.wait().code in (0, -signal.SIGKILL)
@@ -156,9 +157,7 @@ def test_sigterm_saves_a_checkpoint_and_the_log_and_exits_143(case: Case) -> Non
     assert case.place.list("run") == ["training.log"]
     assert "stopped by SIGTERM after epoch" in case.log()
     done = int(case.log().partition("SIGTERM after epoch ")[2].split()[0])
-    (name,) = newest(case)
-    state = torch.load(io.BytesIO(case.place.read(name)), weights_only=True)
-    assert state["next_epoch"] == done + 1
+    assert next_epoch(case) == done + 1 and case.place.list("ck") == ["checkpoint.pt"]
 
     case.train_well(epochs=done + 2, checkpoint_dir=case.place.uri("ck"))
     case.train_well(out="straight", epochs=done + 2)
@@ -180,16 +179,14 @@ def test_the_log_of_a_killed_job_reaches_the_bucket_in_time(cloud: Case, seconds
 # ------------------------------------------------------------------------------ damaged
 
 
-def test_a_truncated_checkpoint_is_skipped_for_the_one_before(case: Case) -> None:
-    case.train_well(out="straight", epochs=8)
-    checkpointed(case, epochs=5, checkpoint_every=1)
-    name = newest(case)[0]
-    case.place.write(name, case.place.read(name)[:2000])
-    result = case.run("--resume", epochs=8, checkpoint_dir=case.place.uri("ck"))
-    assert result.code == 0
-    assert f"WARNING: skipped {case.place.uri(name)}" in result.err
-    assert "resumed after epoch 4" in result.out
-    assert same_results(case, "straight", "run")
+def test_a_truncated_checkpoint_is_refused_and_kept(case: Case) -> None:
+    checkpointed(case, epochs=5)
+    damaged = case.place.read("ck/checkpoint.pt")[:2000]
+    case.place.write("ck/checkpoint.pt", damaged)
+    result = case.run(epochs=8, checkpoint_dir=case.place.uri("ck"))
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "checkpoint.pt is damaged" in result.err and "remove it" in result.err
+    assert case.place.read("ck/checkpoint.pt") == damaged
 
 
 NO_CHECKPOINTS = {
@@ -208,10 +205,10 @@ def test_what_is_no_checkpoint_is_refused(local: Case, kind: str) -> None:
         file = io.BytesIO()
         torch.save(content if content else torch.nn.Linear(1, 1).state_dict(), file)
         content = file.getvalue()
-    local.place.write("ck/checkpoint-0.pt", content)
+    local.place.write("ck/checkpoint.pt", content)
     result = local.run(checkpoint_dir=local.place.uri("ck"))
     assert (result.code, result.err.count("ERROR")) == (2, 1)
-    assert "no usable checkpoint" in result.err and "checkpoint-0.pt" in result.err
+    assert "checkpoint.pt is damaged, or no checkpoint" in result.err
     assert local.place.list("run") == ["training.log"]
 
 
