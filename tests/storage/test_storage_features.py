@@ -69,6 +69,47 @@ def test_a_wrong_checksum_of_a_resumable_upload_is_refused(
     assert again.status_code == 404 and names(bucket) == []
 
 
+def test_a_piece_that_is_too_small_ends_a_resumable_upload(
+    server: ServerRecord, bucket: storage.Bucket
+) -> None:
+    url = f"{server.storage_url}/upload/storage/v1/b/{bucket.name}/o?uploadType=resumable&name=x"
+
+    def send(session: str, first: int, data: bytes, total: object) -> requests.Response:
+        last = first + len(data) - 1
+        headers = {"Content-Range": f"bytes {first}-{last}/{total}"}
+        return requests.put(session, data, headers=headers, timeout=30)
+
+    session = requests.post(url, timeout=30).headers["Location"]
+    for data, total in ((b"x" * 1024, 300_000), (b"x" * 262_144, "*")):
+        answer = send(session, 0, data, total)
+        assert answer.status_code == 400
+        assert answer.text.startswith("Invalid request.  The number of bytes uploaded")
+        assert "contained 1024 bytes" in answer.text
+    session = requests.post(url, timeout=30).headers["Location"]
+    answer = send(session, 0, b"x" * 270_000, 280_000)
+    assert (answer.status_code, answer.headers["Range"]) == (308, "bytes=0-262143")
+    assert send(session, 262_144, b"y" * 17_856, 280_000).ok  # the last one may be small
+    assert bucket.blob("x").download_as_bytes() == b"x" * 262_144 + b"y" * 17_856
+
+
+def test_a_download_fails_with_a_sentence_and_metadata_with_json(
+    server: ServerRecord, bucket: storage.Bucket
+) -> None:
+    bucket.blob("a").upload_from_string("a")
+    with pytest.raises(exceptions.NotFound, match=r"alt=media: No such object: .*/none: \("):
+        bucket.blob("none").download_as_bytes()
+    with pytest.raises(exceptions.RequestRangeNotSatisfiable, match="media: Request range not"):
+        bucket.blob("a").download_as_bytes(start=5)
+    url = f"{server.storage_url}/storage/v1/b/{bucket.name}/o/none"
+    assert requests.get(url, timeout=30).json()["error"]["code"] == 404
+
+
+def test_the_list_of_buckets_may_end_with_a_slash(server: ServerRecord) -> None:
+    url = f"{server.storage_url}/storage/v1/b/"
+    assert requests.post(url, json={"name": "with-a-slash"}, timeout=30).ok
+    assert "with-a-slash" in requests.get(url, timeout=30).text
+
+
 @pytest.mark.parametrize("chunk", [None, 256 * 1024])
 def test_a_checksum_that_the_user_gives_counts_beside_the_clients_own(
     bucket: storage.Bucket, chunk: int | None

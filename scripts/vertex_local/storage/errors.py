@@ -15,11 +15,13 @@ class StorageError(Exception):
         http: the HTTP status.
         reason: Google's word for it in the JSON API.
         code: Google's word for it in the XML API.
+        plain: whether the answer is the sentence alone, also where answers are JSON.
     """
 
     http: int = HTTPStatus.INTERNAL_SERVER_ERROR
     reason = "backendError"
     code = "InternalError"
+    plain = False
 
     def json(self) -> dict[str, object]:
         """Return the error in the shape of the JSON API."""
@@ -46,6 +48,20 @@ class BadChecksum(BadRequest):
     """The bytes that arrived are not the bytes that were sent."""
 
     code = "BadDigest"
+
+
+class TooSmallChunk(BadRequest):
+    """A piece of a resumable upload is too small, and not the last."""
+
+    plain = True
+
+    def __init__(self, size: int, least: int) -> None:
+        super().__init__(
+            "Invalid request.  The number of bytes uploaded is required to be equal or greater "
+            f"than {least}, except for the final request (it's recommended to be the exact "
+            f"multiple of {least}).  The received request contained {size} bytes, which does not "
+            "meet this requirement."
+        )
 
 
 class Forbidden(StorageError):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vertex_local.storage.digest import digest_of, pieces
-from vertex_local.storage.errors import BadRequest, NotFound
+from vertex_local.storage.errors import BadRequest, NotFound, StorageError
 from vertex_local.storage.metadata import Resource
 from vertex_local.storage.partial import Partial, readable_disk_errors
 
@@ -90,6 +90,7 @@ class Session:
     intent: Intent
     received: Received
     result: Resource | None = None
+    error: StorageError | None = None  # after which the upload cannot go on
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -134,13 +135,13 @@ class Sessions:
         """Delete the partial file, and remember the result.
 
         Args:
-            result: the finished object, which a client may still ask for; None if it gave up.
+            result: the finished object, which a client may still ask for; None if there is none.
         """
         session.result = result
         with session.received:  # deletes the file if it was not moved into place
             self._note(session.id).unlink(missing_ok=True)
         self._open.pop(session.id, None)
-        if result is not None:
+        if result is not None or session.error is not None:
             self._ended[session.id] = session
             while len(self._ended) > KEPT_RESULTS:
                 self._ended.popitem(last=False)

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -42,6 +42,8 @@ def _routes() -> list[Route]:
     routes = [
         Route(API, on_bucket.list_all, methods=["GET"]),
         Route(API, on_bucket.create, methods=["POST"]),
+        Route(f"{API}/", on_bucket.list_all, methods=["GET"]),
+        Route(f"{API}/", on_bucket.create, methods=["POST"]),
         Route(f"{API}/{{bucket}}", on_bucket.get, methods=["GET"]),
         Route(f"{API}/{{bucket}}", on_bucket.patch, methods=["PATCH"]),
         Route(f"{API}/{{bucket}}", on_bucket.update, methods=["PUT"]),
@@ -85,7 +87,7 @@ def application(objects: Objects, faults: Faults) -> Starlette:
         routes=_routes(),
         middleware=[
             Middleware(_AsSent),
-            Middleware(StorageFaults, faults=faults, answer=_response_at),
+            Middleware(StorageFaults, faults=faults, answer=_response),
         ],
         exception_handlers={
             StorageError: _error,
@@ -128,36 +130,33 @@ async def not_emulated(request: Request) -> Response:
     raise NotEmulated(f"{request.method} {request.scope['path']}")
 
 
-def _response(error: StorageError, xml: bool) -> Response:
+def _response(error: StorageError, path: str) -> Response:
     status = int(error.http)
     if status == 304:
         return Response(status_code=status)
-    if xml:
+    if is_xml(path):
         return Response(error.xml(), status, media_type="application/xml")
+    if error.plain or path.startswith("/download/"):
+        return PlainTextResponse(str(error), status)
     return JSONResponse(error.json(), status)
-
-
-def _response_at(error: StorageError, path: str) -> Response:
-    return _response(error, is_xml(path))
 
 
 def _error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StorageError)  # Starlette calls this for StorageError only
-    return _response(error, is_xml(request.scope["path"]))
+    return _response(error, request.scope["path"])
 
 
 def _system_error(request: Request, error: Exception) -> Response:
     """Answer a request for which the disk has no room, wherever that was noticed."""
     if not no_room(error):
         return _crash(request, error)
-    return _response_at(
-        DiskFull(f"this machine has no room for it ({error})"), request.scope["path"]
-    )
+    answer = DiskFull(f"this machine has no room for it ({error})")
+    return _response(answer, request.scope["path"])
 
 
 def _no_route(request: Request, _error: Exception) -> Response:
     feature = NotEmulated(f"{request.method} {request.scope['path']}")
-    return _response(feature, is_xml(request.scope["path"]))
+    return _response(feature, request.scope["path"])
 
 
 def _gone(_request: Request, _error: Exception) -> Response:
@@ -167,4 +166,4 @@ def _gone(_request: Request, _error: Exception) -> Response:
 def _crash(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
     answer = StorageError(f"local mode failed to answer: {error!r}; its server.log says more")
-    return _response(answer, is_xml(request.scope["path"]))
+    return _response(answer, request.scope["path"])

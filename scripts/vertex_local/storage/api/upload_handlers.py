@@ -30,7 +30,14 @@ from vertex_local.storage.api.requests import (
     receive,
 )
 from vertex_local.storage.digest import PIECE_BYTES, combined
-from vertex_local.storage.errors import BadRequest, Cancelled, DiskFull, NotEmulated, no_object
+from vertex_local.storage.errors import (
+    BadRequest,
+    Cancelled,
+    DiskFull,
+    NotEmulated,
+    TooSmallChunk,
+    no_object,
+)
 from vertex_local.storage.metadata import Resource
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.partial import Partial
@@ -134,14 +141,17 @@ async def proceed(request: Request) -> Response:
     number = request.query_params.get("upload_id", "")
     session = await run_in_threadpool(_sessions(request).get, number)
     async with session.busy:  # an earlier request that was cut off may still be running
+        if session.error is not None:
+            raise session.error
         first, last, total = _content_range(request.headers.get("content-range"))
         if session.result is None and (first is not None or "content-range" not in request.headers):
             try:
                 await _more(request, session, first or 0)
-            except DiskFull:  # it cannot go on, and what came would keep the disk full
+                _check_granule(session, first or 0, last, total)
+            except (DiskFull, TooSmallChunk) as err:  # what came is of no use, and takes room
+                session.error = err if isinstance(err, TooSmallChunk) else None
                 await run_in_threadpool(_sessions(request).end, session, None)
                 raise
-            _check_granule(session, last, total)
         if session.result is None and _is_complete(request, session, total):
             await run_in_threadpool(_end, request, session)
         if session.result is not None:
@@ -193,15 +203,19 @@ def _content_range(header: str | None) -> tuple[int | None, int | None, int | No
     return first, last, total
 
 
-def _check_granule(session: Session, last: int | None, total: int | None) -> None:
-    """Check a chunk that is not the last: its end, and that its size is a multiple of GRANULE."""
+def _check_granule(session: Session, first: int, last: int | None, total: int | None) -> None:
+    """Check a chunk: its end, and, if it is not the last, that it is large enough."""
     if last is None:
         return
     if session.received.size != last + 1:
         raise BadRequest(
             f"Content-Range ends at {last}, but the upload now has {session.received.size} bytes."
         )
-    if total is None and session.received.size % GRANULE:
+    if total == session.received.size:
+        return
+    if last + 1 - first < GRANULE:
+        raise TooSmallChunk(last + 1 - first, GRANULE)
+    if session.received.size % GRANULE:
         kept = session.received.size // GRANULE * GRANULE
         session.received.keep_only(kept)  # the answer tells the client to send the rest again
 
