@@ -90,6 +90,15 @@ def own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Root]:
     daemon.stop(root)
 
 
+@pytest.fixture
+def own_server(own_root: Root, root: Root, server: ServerRecord) -> Iterator[ServerRecord]:
+    """A server of one test's own, which the clients talk to until the test is over."""
+    record = daemon.start(own_root)
+    clients.configure_clients(own_root, record)
+    yield record
+    clients.configure_clients(root, server)
+
+
 @pytest.fixture(scope="session")
 def vertex_local() -> list[str]:
     """The command line of `vertex-local`."""

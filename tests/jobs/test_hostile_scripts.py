@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from google.cloud import storage
 from google.cloud.aiplatform_v1.types import JobState
 from test_jobs import alive, backing_job, make_job, run, submit, wait_until
 
-from vertex_local.config import Root
+from vertex_local.config import Root, ServerRecord
 from vertex_local.jobs import log
-from vertex_local.kernel import clients
 from vertex_local.server import daemon
 
 NEEDS_LINUX = pytest.mark.skipif(
@@ -67,25 +65,13 @@ def test_another_job_is_left_alone(bucket: storage.Bucket, tmp_path: Path) -> No
     wait_until(lambda: not alive(int(second.read_text())), "the end of the cancelled job")
 
 
-@pytest.fixture
-def other_server(root: Root, own_root: Root) -> Iterator[None]:
-    """Point the clients at a server of one test's own, and then back at the session's."""
-    clients.configure_clients(own_root, daemon.start(own_root))
-    yield
-    clients.configure_clients(root, daemon.ensure(root))
-
-
 @NEEDS_LINUX
-def test_nor_does_it_outlive_a_killed_server(
-    other_server: None, own_root: Root, tmp_path: Path
-) -> None:
+def test_nor_does_it_outlive_a_killed_server(own_server: ServerRecord, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     bucket = storage.Client().create_bucket("killed-server")
     submit(bucket, daemonize(pid, "dict(__import__('os').environ)") + "\ntime.sleep(600)")
     wait_until(pid.exists, "the process")
-    record = daemon.find(own_root)
-    assert record is not None
-    os.kill(record.pid, signal.SIGKILL)
+    os.kill(own_server.pid, signal.SIGKILL)
     daemon._started[-1].wait()
     wait_until(lambda: not alive(int(pid.read_text())), "the end of what the job started")
 

@@ -267,42 +267,37 @@ def recorded(root: Root) -> HyperparameterTuningJob:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_search_goes_on_after_its_server_has_ended(
-    own_root: Root, server: ServerRecord, root: Root, how: signal.Signals
+    own_root: Root, own_server: ServerRecord, how: signal.Signals
 ) -> None:
     """Two trials are done and two run when it happens: these run again, with the same values."""
-    first = daemon.ensure(own_root)
-    clients.configure_clients(own_root, first)
-    try:
-        bucket = storage.Client().create_bucket("killed")
-        sign = own_root.path / "restarted"
-        script = (
-            LOSS
-            + f"""
+    bucket = storage.Client().create_bucket("killed")
+    sign = own_root.path / "restarted"
+    script = (
+        LOSS
+        + f"""
 print(os.getpid(), flush=True)
 import time
 while int(os.environ["CLOUD_ML_TRIAL_ID"]) > 2 and not os.path.exists({str(sign)!r}):
     time.sleep(0.02)
 """
-        )
-        job = search(bucket, script, max_trial_count=5)
-        job.run(sync=False)
-        job.wait_for_resource_creation()
-        pids = running_trials(job, own_root, 4)
-        wait_until(lambda: len(recorded(own_root).trials) == 4, "the third and fourth trial")
-        before = recorded(own_root).trials
-        os.kill(first.pid, how)
-        wait_until(lambda: not any(map(alive, pids)), "the end of the trials")
-        sign.touch()
-        clients.configure_clients(own_root, daemon.ensure(own_root))
-        wait_until(lambda: states.is_final(recorded(own_root).state), "the end of the search")
-        found = aiplatform.HyperparameterTuningJob.get(job.resource_name)
-        assert found.state == JobState.JOB_STATE_SUCCEEDED
-        assert [trial.id for trial in found.trials] == ["1", "2", "3", "4", "5"]
-        assert {trial.state.name for trial in found.trials} == {"SUCCEEDED"}
-        assert list(map(parameters, found.trials))[:4] == list(map(parameters, before))
-        jobs = [trial.custom_job for trial in found.trials]
-        assert jobs[:2] == [trial.custom_job for trial in before][:2]
-        assert not set(jobs[2:]) & {trial.custom_job for trial in before}
-        assert "trial 3 runs again" in log_of(own_root, found)
-    finally:
-        clients.configure_clients(root, server)
+    )
+    job = search(bucket, script, max_trial_count=5)
+    job.run(sync=False)
+    job.wait_for_resource_creation()
+    pids = running_trials(job, own_root, 4)
+    wait_until(lambda: len(recorded(own_root).trials) == 4, "the third and fourth trial")
+    before = recorded(own_root).trials
+    os.kill(own_server.pid, how)
+    wait_until(lambda: not any(map(alive, pids)), "the end of the trials")
+    sign.touch()
+    clients.configure_clients(own_root, daemon.ensure(own_root))
+    wait_until(lambda: states.is_final(recorded(own_root).state), "the end of the search")
+    found = aiplatform.HyperparameterTuningJob.get(job.resource_name)
+    assert found.state == JobState.JOB_STATE_SUCCEEDED
+    assert [trial.id for trial in found.trials] == ["1", "2", "3", "4", "5"]
+    assert {trial.state.name for trial in found.trials} == {"SUCCEEDED"}
+    assert list(map(parameters, found.trials))[:4] == list(map(parameters, before))
+    jobs = [trial.custom_job for trial in found.trials]
+    assert jobs[:2] == [trial.custom_job for trial in before][:2]
+    assert not set(jobs[2:]) & {trial.custom_job for trial in before}
+    assert "trial 3 runs again" in log_of(own_root, found)
