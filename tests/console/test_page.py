@@ -85,6 +85,16 @@ def test_a_job_shows_its_error_first_and_how_to_see_the_same_elsewhere(
     page.get("jobs/123", status=404)
 
 
+def test_an_error_of_one_line_ends_before_the_way_to_the_logs(
+    page: Page, bucket: storage.Bucket, faults: Faults
+) -> None:
+    faults.add("out-of-memory", {})
+    job = custom_job(bucket, "import time; time.sleep(3600)")
+    failure(job)
+    last = re.findall(r'<p class="last">(.*?)</p>', page.get(f"jobs/{job.name}"))
+    assert last[0].endswith("ran out of memory and exited with a non-zero status of 137.")
+
+
 def test_a_training_pipeline_leads_to_its_job(
     page: Page, bucket: storage.Bucket, tmp_path: Path
 ) -> None:

@@ -236,8 +236,8 @@ def _failure(job: CustomJob) -> Failure | None:
     if not job.error.message:
         return None
     lines = str(job.error.message).strip().splitlines()
-    words = [line for line in lines if line.strip() and "please check the logs:" not in line]
-    last = words[-1] if words else lines[-1]
+    words = [line.partition("To find out more about")[0].strip() for line in lines]
+    last = next(filter(None, reversed(words)), lines[-1])
     return Failure(int(job.error.code), last, "\n".join(lines))
 
 
