@@ -21,7 +21,8 @@ Graph = dict[str, set[str]]  # a module and what it imports
 ROWS = (
     ("config", "errors", "features", "imports", "costs", "secret", "jobs.packages.pip_settings"),
     ("faults", "faults.kinds", "faults.store", "faults.mounted", "faults.gcs.*"),
-    ("storage", "storage.*"),
+    ("storage.[!a]*",),
+    ("storage", "storage.api", "storage.api.*"),
     ("training", "training.states", "training.names", "training.wire", "training.records"),
     ("jobs", "jobs.*", "faults.jobs"),
     ("tuning", "tuning.*"),
