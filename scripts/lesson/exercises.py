@@ -281,7 +281,7 @@ def output_file(answer: Any, base: str) -> str:
     Source of the rule: documentation of `base_output_directory` in the SDK's `CustomJobSpec`.
     """
     text = one_text("my_answer", answer)
-    require(text, "write the whole name, from gs:// to model.pt, into my_answer.")
+    require(text, "write the whole name, from gs:// to model.pt, between the quotation marks.")
     require(
         not re.search(r"\s", text),
         "my_answer holds a space or a line break, perhaps at its end. The name has none.",
@@ -340,7 +340,10 @@ def failed_job_args(bucket_name: str) -> list[str]:
 def failed_job(answer: Any, bucket_name: str) -> str:
     """Check the name of the object that a colleague's job did not find."""
     text = one_text("not_found", answer)
-    require(text.strip(), "copy the name of the object that the script did not find.")
+    require(
+        text.strip(),
+        "copy the name of the object that the script did not find, between the quotation marks.",
+    )
     name = text.strip().strip("'\"`.:,").removeprefix("gs://").removeprefix("/gcs/")
     require(
         not re.search(r"\s", name) or "validation_data" not in name,

@@ -16,7 +16,8 @@ import hypertune
 
 learning_rate = 0.01  # the colleague's favourite
 val_loss = 0.4 + (learning_rate - 0.003) ** 2
-hypertune.HyperTune().report_hyperparameter_tuning_metric("val_loss", val_loss)
+report = hypertune.HyperTune().report_hyperparameter_tuning_metric
+report("val_loss", val_loss)
 """
 
 
@@ -127,7 +128,7 @@ CAUSES = {
 def cause(answer: Any) -> str:
     """Check why all trials of the colleague's search have the same result."""
     letter = one_text("cause", answer).strip().upper()
-    require(letter in ("A", "B", "C"), 'write "A", "B" or "C".')
+    require(letter in ("A", "B", "C"), 'write "A", "B" or "C", with the quotation marks.')
     require(letter == "B", CAUSES.get(letter, ""))
     return (
         "the script never reads --learning_rate, so every trial did the same. Results that agree "
