@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +30,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
@@ -105,38 +106,43 @@ def mutants(notebook: nbformat.NotebookNode) -> Iterator[Mutant]:
             continue
         title = source.splitlines()[0][:60]
         yield Mutant(number, "remove", title, "pass")
-        tree = ast.parse(TransformerManager().transform_cell(source))
-        for kind, breaker in (("number", ChangeNumber()), ("compare", TurnComparison())):
-            broken = ast.unparse(breaker.visit(copy.deepcopy(tree)))
-            if breaker.done:
+        plain = TransformerManager().transform_cell(source)
+        for kind, change in (("number", change_number), ("compare", turn_comparison)):
+            if broken := change(plain):
                 yield Mutant(number, kind, title, broken)
 
 
-class ChangeNumber(ast.NodeTransformer):
-    """Adds 1 to the first number, or doubles it, whichever is more."""
-
-    done = False
-
-    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        """Change the number, if this is the first."""
+def change_number(source: str) -> str:
+    """Add 1 to the first number, or double it, whichever is more; return "" if there is none."""
+    for node in _nodes(source, ast.Constant):
         value = node.value
-        if not self.done and isinstance(value, (int, float)) and not isinstance(value, bool):
-            self.done = True
-            return ast.Constant(max(value + 1, 2 * value))
-        return node
+        text = ast.get_source_segment(source, node)
+        # Not inside of f-strings, whose parts have the place of the whole in older Pythons.
+        if type(value) in (int, float) and text and text[0] in "0123456789.":
+            return _replace(source, node, repr(max(value + 1, 2 * value)))
+    return ""
 
 
-class TurnComparison(ast.NodeTransformer):
-    """Turns the first comparison into its opposite."""
+def turn_comparison(source: str) -> str:
+    """Turn the first comparison into its opposite; return "" if there is none."""
+    for node in _nodes(source, ast.Compare):
+        return _replace(source, node, f"not ({ast.get_source_segment(source, node)})")
+    return ""
 
-    done = False
 
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        """Negate the comparison, if this is the first."""
-        if self.done:
-            return node
-        self.done = True
-        return ast.UnaryOp(ast.Not(), node)
+def _nodes(source: str, kind: type[Any]) -> list[Any]:
+    """Return the nodes of a kind in the order of the text."""
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kind)]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+def _replace(source: str, node: Any, text: str) -> str:
+    """Put a text in a node's place. All else stays, so that no test of the form notices."""
+    whole = source.encode()
+    starts = [0, *(match.end() for match in re.finditer(b"\n", whole))]
+    start = starts[node.lineno - 1] + node.col_offset
+    end = starts[node.end_lineno - 1] + node.end_col_offset
+    return (whole[:start] + text.encode() + whole[end:]).decode()
 
 
 def run(path: Path, mutant: Mutant) -> str:
