@@ -247,14 +247,6 @@ def test_another_project_is_refused(server: ServerRecord) -> None:
         aiplatform.CustomTrainingJob.get("123", project="somebody-else")
 
 
-def test_jobs_are_listed_newest_first(script: Path, bucket: storage.Bucket) -> None:
-    first, second = (make_job(script, bucket, "pass\n") for _ in range(2))
-    run(first)
-    run(second)
-    names = [job.resource_name for job in aiplatform.CustomTrainingJob.list()]
-    assert names.index(second.resource_name) < names.index(first.resource_name)
-
-
 def test_submit_returns_while_the_job_runs_and_cancel_ends_it(
     script: Path, bucket: storage.Bucket
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from google.api_core.exceptions import Forbidden
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud import aiplatform, storage
+from test_jobs import wait_until
 
 from lesson import setup
 from lesson.setup import SetupError
@@ -50,23 +51,27 @@ def test_a_name_that_cannot_mark_a_job_is_refused_by_its_variable(name: Any) -> 
         setup.check_names("doe-titanic", name)
 
 
-@pytest.mark.parametrize("name", ["van der Berg", "O'Brien", "García Márquez", "李", "x" * 63])
-def test_a_job_can_be_launched_and_found_under_such_a_name(
-    name: str, bucket: storage.Bucket, tmp_path: Path
+def test_jobs_can_be_launched_and_found_under_such_names(
+    bucket: storage.Bucket, tmp_path: Path
 ) -> None:
-    owner = setup.check_names(bucket.name, name)
     script = tmp_path / "script.py"
     script.write_text("print(1)")
-    job = aiplatform.CustomTrainingJob(
-        display_name=f"{name}_pytorch_nn_gpu_20261126-201500",
-        script_path=str(script),
-        container_uri="us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest",
-        labels={"owner": owner},
-        staging_bucket=f"gs://{bucket.name}",
-    )
-    job.run(machine_type="n1-standard-4")
-    found = aiplatform.CustomTrainingJob.list(filter=f'labels.owner="{owner}"')
-    assert [each.display_name for each in found] == [job.display_name]
+    jobs = {}
+    for name in ("van der Berg", "O'Brien", "García Márquez", "李", "x" * 63):
+        owner = setup.check_names(bucket.name, name)
+        jobs[owner] = aiplatform.CustomTrainingJob(
+            display_name=f"{name}_pytorch_nn_gpu_20261126-201500",
+            script_path=str(script),
+            container_uri="us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest",
+            labels={"owner": owner},
+            staging_bucket=f"gs://{bucket.name}",
+        )
+        jobs[owner].submit(machine_type="n1-standard-4")
+    for owner, job in jobs.items():
+        wait_until(job.done, "the end of the job")
+        assert job.state.name == "PIPELINE_STATE_SUCCEEDED"
+        found = aiplatform.CustomTrainingJob.list(filter=f'labels.owner="{owner}"')
+        assert [each.display_name for each in found] == [job.display_name]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState
-from test_jobs import make_job, run, submit
+from test_jobs import make_job, submit, wait_until
 
 from vertex_local.errors import InvalidArgument
 from vertex_local.training.filters import compile_filter
@@ -76,8 +76,9 @@ def test_jobs_are_found_paged_and_deleted(bucket: storage.Bucket, tmp_path: Path
     jobs = []
     for _ in range(3):
         job = make_job(tmp_path / "script.py", bucket, "pass\n", labels={"test": bucket.name})
-        run(job)
+        job.submit(machine_type="n1-standard-4")
         jobs.append(job)
+    wait_until(lambda: all(job.done() for job in jobs), "the end of the jobs")
     expression = f"labels.test={bucket.name}"
     newest_first = [job.resource_name for job in reversed(jobs)]
 
