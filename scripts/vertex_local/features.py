@@ -62,6 +62,8 @@ SERVICES = {
     "spanner": "Spanner",
     "storage": "the gRPC API of Cloud Storage",
 }
+# Whichever of the two APIs is asked for them, they are no features of it.
+OUTSIDE = frozenset({*SERVICES.values(), "Gemini models", "this service of Google's"})
 # Fields of jobs, by their names in the API.
 FIELDS = {
     "enable_dashboard_access": ("the dashboard of a running job", ""),
@@ -134,6 +136,8 @@ def sentence(service: str, feature: str, instead: str) -> str:
         feature: in Google's terms.
         instead: what to do without it, if there is something better than to use the cloud.
     """
+    if feature in OUTSIDE:
+        service = "Google Cloud"
     advice = instead or "Use Google Cloud for this part"
     return (
         f"works on {service}, not in local mode: {feature} (as of version {version()}). {advice}."

@@ -148,6 +148,23 @@ def test_a_download_has_the_etag_of_the_metadata(bucket: storage.Bucket) -> None
     assert requests.get(url, timeout=30).headers["ETag"] == f'"{blob.etag}"'  # of the XML API
 
 
+def test_an_etag_is_a_condition_of_changes_too(
+    server: ServerRecord, bucket: storage.Bucket
+) -> None:
+    blob = bucket.blob("a")
+    blob.upload_from_string("a")
+    bucket.reload()
+    url = f"{server.storage_url}/storage/v1/b/{bucket.name}"
+    for path, etag in ((f"{url}/o/a", blob.etag), (url, bucket.etag)):
+        for verb in ("PATCH", "DELETE"):
+            wrong = {"If-Match": "another"}
+            assert (
+                requests.request(verb, path, json={}, headers=wrong, timeout=30).status_code == 412
+            )
+        assert requests.patch(path, json={}, headers={"If-Match": etag}, timeout=30).ok
+    assert names(bucket) == ["a"]
+
+
 def test_a_missing_source_is_missing_whatever_the_target_is_called(
     bucket: storage.Bucket,
 ) -> None:
@@ -261,6 +278,40 @@ def test_what_always_has_a_value_goes_back_to_its_default(
         blob.upload_from_string("x")
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"metadata": {"gone": null, "kept": "x"}}', 200),
+        ('{"contentType": "a\\nb\\u0000ä", "contentEncoding": "\\u0007"}', 200),
+        ('{"contentLanguage": "\\ud800"}', 400),
+        ('{"contentDisposition": "' + "x" * 8193 + '"}', 400),
+        ('{"customTime": "yesterday"}', 400),
+        ('{"metadata": []}', 400),
+        ("[]", 400),
+    ],
+)
+def test_no_metadata_makes_an_object_unreadable(
+    server: ServerRecord, bucket: storage.Bucket, body: str, status: int
+) -> None:
+    blob = bucket.blob("a")
+    blob.upload_from_string("a")
+    url = f"{server.storage_url}/storage/v1/b/{bucket.name}/o/a"
+    resumable = f"{server.storage_url}/upload/storage/v1/b/{bucket.name}/o?uploadType=resumable"
+    for verb, path in (
+        ("PATCH", url),
+        ("PUT", url),
+        ("POST", f"{url}/rewriteTo/b/{bucket.name}/o/b"),
+        ("POST", f"{resumable}&name=c"),
+    ):
+        answer = requests.request(verb, path, data=body.encode(), timeout=30)
+        assert answer.status_code == status
+        if "Location" in answer.headers:
+            assert requests.put(answer.headers["Location"], b"a", timeout=30).ok
+    for each in bucket.list_blobs():
+        assert each.download_as_bytes(raw_download=True) == b"a"
+        assert "gone" not in (each.metadata or {})
+
+
 def test_custom_metadata_has_8_kib_in_all(bucket: storage.Bucket) -> None:
     blob = bucket.blob("x")
     blob.metadata = {"a": "x" * 4000, "b": "x" * 4190}
@@ -309,3 +360,15 @@ def test_a_full_disk_is_said_and_nothing_stays(
     )
     assert answer.status_code == 507 and "no room" in answer.text
     assert list(root.uploads.iterdir()) == [] and list((root.buckets / "abc").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "feature"), [("bigquery/v2/projects", "BigQuery"), ("v1/models", "Gemini models")]
+)
+def test_another_service_is_not_called_a_feature_of_cloud_storage(
+    server: ServerRecord, address: str, feature: str
+) -> None:
+    answer = requests.get(f"{server.storage_url}/storage/elsewhere/{address}", timeout=30)
+    assert (
+        f"works on Google Cloud, not in local mode: {feature}" in answer.json()["error"]["message"]
+    )

@@ -97,14 +97,17 @@ async def _update(request: Request, replace: bool) -> Response:
     )
     name = part(request, "bucket")
     document = await run_in_threadpool(
-        objects_of(request).update_bucket, name, change, conditions.read(request.query_params)
+        objects_of(request).update_bucket,
+        name,
+        change,
+        conditions.read(request.query_params, request.headers),
     )
     return JSONResponse(resources.bucket_json(base(request), name, document))
 
 
 async def delete(request: Request) -> Response:
     check_params(request, *CONDITIONS)
-    wanted = conditions.read(request.query_params)
+    wanted = conditions.read(request.query_params, request.headers)
     await run_in_threadpool(objects_of(request).delete_bucket, part(request, "bucket"), wanted)
     return Response(status_code=204)
 

@@ -77,14 +77,14 @@ async def _update(request: Request, replace: bool) -> Response:
     change = (
         resources.replace(fields, resources.OBJECT_FIELDS) if replace else resources.patch(fields)
     )
-    wanted = conditions.read(request.query_params)
+    wanted = conditions.read(request.query_params, request.headers)
     document = await run_in_threadpool(objects_of(request).update, bucket, name, change, wanted)
     return answer(request, bucket, name, document)
 
 
 async def delete(request: Request) -> Response:
     check_params(request, *CONDITIONS)
-    wanted = conditions.read(request.query_params)
+    wanted = conditions.read(request.query_params, request.headers)
     await run_in_threadpool(
         objects_of(request).delete, part(request, "bucket"), part(request, "object"), wanted
     )
@@ -136,7 +136,7 @@ def _copy(
         for data in pieces(file):
             partial.write(data)
         # As on Cloud Storage: if metadata is given, none is copied from the source.
-        kept = fields or resources.copied_fields(document)
+        kept = resources.patch(fields)({}) if fields else resources.copied_fields(document)
         if "contentType" in document:
             kept = {"contentType": document["contentType"], **kept}
         hashes = None if "md5Hash" in document else {"crc32c": partial.digest.crc32c}
@@ -174,9 +174,9 @@ async def compose(request: Request) -> Response:
             "The number of source components provided must be between 1 and "
             f"{MAX_COMPOSED} inclusive."
         )
-    if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in sources):
+    if not all(map(_is_source, sources)):
         raise BadRequest("Each source object of a compose must have a name.")
-    fields = resources.object_fields(body.get("destination") or {})
+    fields = resources.new_object_fields(body.get("destination") or {})
     wanted = conditions.read(request.query_params)
     document = await run_in_threadpool(
         _compose, objects_of(request), bucket, name, sources, fields, wanted
@@ -185,6 +185,14 @@ async def compose(request: Request) -> Response:
         for source in {source["name"] for source in sources} - {name}:
             await run_in_threadpool(objects_of(request).delete, bucket, source)
     return answer(request, bucket, name, document)
+
+
+def _is_source(source: Any) -> bool:
+    return (
+        isinstance(source, dict)
+        and isinstance(source.get("name"), str)
+        and isinstance(source.get("objectPreconditions") or {}, dict)
+    )
 
 
 def _compose(
@@ -239,12 +247,12 @@ async def _send(request: Request, file: BinaryIO, document: Resource) -> Respons
     headers = _headers(document)
     if not is_xml(request.scope["path"]):
         headers["ETag"] = headers["ETag"].strip('"')  # as it is in the object's metadata
-    kind = document.get("contentType", DEFAULT_TYPE)
+    kind = _header_text(document.get("contentType", DEFAULT_TYPE))
     if _wants_unpacked(request, document):
         headers |= {"Warning": "214 UploadServer gunzipped", "Vary": "Accept-Encoding"}
         return StreamingResponse(_unpacked(file), headers=headers, media_type=kind)
     if encoding := document.get("contentEncoding"):
-        headers["Content-Encoding"] = encoding
+        headers["Content-Encoding"] = _header_text(encoding)
     size = int(document["size"])
     start, end = _range(request.headers.get("range"), size)
     status = 200

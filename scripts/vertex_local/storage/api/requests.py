@@ -111,6 +111,11 @@ def parse_json(text: bytes) -> dict[str, Any]:
         raise BadRequest(f"Parse Error: {err}") from err
     if not isinstance(body, dict):
         raise BadRequest("Parse Error: the body is not a JSON object.")
+    if b"\\ud" in text.lower():  # perhaps half of a character that takes two
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as err:
+            raise BadRequest(f"Parse Error: {err}") from err
     return body
 
 

@@ -55,6 +55,11 @@ def object_fields(body: Mapping[str, Any]) -> Resource:
     return _fields(body, OBJECT_FIELDS, OBJECT_OUTPUTS, "an object with")
 
 
+def new_object_fields(body: Mapping[str, Any]) -> Resource:
+    """Return the metadata that a request gives a new object, for which null means nothing."""
+    return patch(object_fields(body))({})
+
+
 def bucket_fields(body: Mapping[str, Any]) -> Resource:
     """Return the metadata that a request sets for a bucket.
 
@@ -97,6 +102,8 @@ def _checked(key: str, value: Any) -> Any:
             raise BadRequest(f"Invalid value for: {key} is not an object")
     elif not isinstance(value, str):
         raise BadRequest(f"Invalid value for: {key}: {value!r} is not a string")
+    elif len(value.encode()) > MAX_CUSTOM:  # it becomes a header
+        raise BadRequest(f"Invalid value for: {key}: it has more than {MAX_CUSTOM} bytes")
     if key in MAPPINGS:
         _check_mapping(key, value)
     if key == "customTime" and not RFC_3339.fullmatch(value):

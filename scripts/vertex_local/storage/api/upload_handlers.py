@@ -94,9 +94,7 @@ async def _whole(
 
 
 def _fields(request: Request, metadata: dict[str, Any]) -> Resource:
-    fields = {
-        key: value for key, value in resources.object_fields(metadata).items() if value is not None
-    }
+    fields = resources.new_object_fields(metadata)
     if encoding := request.query_params.get("contentEncoding"):
         fields["contentEncoding"] = encoding
     return fields
@@ -348,7 +346,7 @@ def _xml_fields(request: Request) -> Resource:
         if key.startswith(prefix)
     }
     check_headers(request)
-    return resources.object_fields({**fields, "metadata": metadata} if metadata else fields)
+    return resources.new_object_fields({**fields, "metadata": metadata} if metadata else fields)
 
 
 def _xml(root: str, **values: str) -> Response:
