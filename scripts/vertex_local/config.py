@@ -24,10 +24,22 @@ GET_WAITS_SECONDS = 7.0
 # … unless the same job was asked for just now: then it is not the SDK's loop that asks, but
 # somebody who reads `.state`, and the answer comes at once.
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
+SECRET = "secret-"  # how everything begins that opens a door here
 FULL_BYTES = 1_000_000  # less is left on a full disk
 NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# The variables that name a file of trusted certificates: of gRPC, Python, curl and TensorFlow,
+# httplib2, Node, gcloud.
+TRUST = (
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "HTTPLIB2_CA_CERTS",
+    "NODE_EXTRA_CA_CERTS",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
+)
 # gsutil itself always asks https://storage.googleapis.com. This lets it hand its commands to
 # `gcloud storage`, which can be pointed elsewhere, and fail rather than do one of them itself.
 BOTO = """[GSUtil]
@@ -311,6 +323,9 @@ def without_account(root: Root) -> dict[str, str]:
 def google_clients(root: Root, storage_url: str, kernel: str = "") -> dict[str, str]:
     """Return environment variables that point Google's clients, in any language, at local mode.
 
+    Those that know no address but Google's come through the tunnel, and trust its certificate.
+    Other hosts are asked through it, too: nearly all programs know one proxy for all of HTTPS.
+
     Sources: google.cloud.storage._helpers, google-cloud-cpp's `client.cc`, TensorStore's
     documentation of its driver `gcs`, TensorFlow's `gcs_file_system.cc`, gRPC's
     `environment_variables.md`.
@@ -331,11 +346,21 @@ def google_clients(root: Root, storage_url: str, kernel: str = "") -> dict[str, 
         "GOOGLE_VERTEX_BASE_URL": f"{storage_url}/storage/elsewhere",
         "GCE_METADATA_HOST": address.rpartition("/")[2],  # nor find a virtual machine's account
         "GCS_RETRY_CONFIG_MAX_RETRIES": "0",  # TensorFlow knows no other address: give up at once
-        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(root.trusted),
     }
+    variables |= dict.fromkeys(TRUST, str(root.trusted))
+    if own := way_out():
+        variables["VERTEX_LOCAL_WAY_OUT"] = own
     if record := ServerRecord.read(root.record):
-        variables["grpc_proxy"] = f"http://{kernel or 'nobody'}:{secret}@{record.tunnel}"
+        proxy = f"http://{kernel or 'nobody'}:{secret}@{record.tunnel}"
+        variables |= dict.fromkeys(("grpc_proxy", "https_proxy", "HTTPS_PROXY"), proxy)
     return variables
+
+
+def way_out() -> str:
+    """Return the proxy through which this machine asks others, or "" if it has none."""
+    named = (os.environ.get(name, "") for name in ("https_proxy", "HTTPS_PROXY"))
+    others = [proxy for proxy in named if proxy and SECRET not in proxy]
+    return os.environ.get("VERTEX_LOCAL_WAY_OUT") or next(iter(others), "")
 
 
 def past_proxies() -> dict[str, str]:

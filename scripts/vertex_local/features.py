@@ -57,6 +57,7 @@ SERVICES = {
     "bigquery": "BigQuery",
     "firestore": "Firestore",
     "logging": "Cloud Logging",
+    "oauth2": "signing in with an account",
     "pubsub": "Pub/Sub",
     "resourcemanager": "Resource Manager",
     "spanner": "Spanner",
@@ -120,6 +121,12 @@ def of_method(service: str, call: str) -> tuple[str, str]:
     if ".aiplatform.v1" in service and not service.startswith("google.cloud.aiplatform.v1."):
         return f"the version {service.split('.')[3]} of the API", "Use version v1"
     return f"{service.rpartition('.')[2]}.{call}", ""
+
+
+def of_host(host: str) -> str:
+    """Return the service of Google's that has this host name."""
+    words = host.removesuffix(".googleapis.com").split("-")
+    return SERVICES.get(words[-1], f"the service {host}")
 
 
 @functools.cache

@@ -13,10 +13,10 @@ import re
 import secrets
 from dataclasses import dataclass, field
 
-from vertex_local.config import LocalModeError, Root, write_private
+from vertex_local.config import SECRET, LocalModeError, Root, write_private
 
 KEY_BYTES = 32
-PREFIX = "secret-"
+PREFIX = SECRET
 SHOWN = re.compile(rb"secret-[\w-]{43}")
 NONCE = re.compile(r"[0-9a-f]{64}")
 

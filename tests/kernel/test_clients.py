@@ -179,6 +179,64 @@ asyncio.run(main())
     assert elsewhere.works(code) == "[]\n"
 
 
+REST_BY_HAND = BY_HAND.replace(
+    "JobServiceClient(client_options", "JobServiceClient(transport='rest', client_options"
+)
+
+
+def test_a_rest_client_built_by_hand_works(elsewhere: Elsewhere) -> None:
+    finished = elsewhere.python(REST_BY_HAND)
+    assert finished.stdout.splitlines()[:2] == ["JOB_STATE_SUCCEEDED", "by hand"], finished.stderr
+    assert "InvalidArgument: 400" in finished.stderr and "is not supported" in finished.stderr
+    assert elsewhere.arrived == []
+
+
+HOST_NAMES = """
+import subprocess, sys, urllib.request
+import google.auth, requests
+from google.auth.transport.requests import AuthorizedSession
+_, region, parent, bucket = sys.argv
+credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+session = AuthorizedSession(credentials)
+print(session.get(f"https://{region}/v1/{parent}/customJobs").status_code)
+upload = f"https://www.googleapis.com/upload/storage/v1/b/{bucket}/o?uploadType=resumable&name=a"
+as_tensorflow = ["-X", "POST", "-H", "Content-Length: 0", "-H", "Transfer-Encoding: identity"]
+answer = subprocess.check_output(["curl", "-sSi", *as_tensorflow, upload], text=True)
+place = answer.partition("\nLocation: ")[2].split()[0]  # it looks for a capital
+print(place.startswith("https://www.googleapis.com/upload/"), session.put(place, b"abc").ok)
+print(urllib.request.urlopen(f"https://storage.googleapis.com/{bucket}/a").read())
+url = f"https://www.googleapis.com/storage/v1/b/{bucket}/o/a?alt=media"
+print(subprocess.check_output(["curl", "-sS", url]))
+"""
+
+
+def test_the_host_names_of_google_lead_here(elsewhere: Elsewhere, bucket: storage.Bucket) -> None:
+    """For all that honours the proxy and the trusted certificates, such as curl in TensorFlow."""
+    shown = elsewhere.works(HOST_NAMES, REGION, PARENT, bucket.name).splitlines()
+    assert shown == ["200", "True True", "b'abc'", "b'abc'"]
+
+
+def test_other_hosts_are_asked_as_without_local_mode(elsewhere: Elsewhere) -> None:
+    """Through the way out of this machine, a proxy if there is one; what it says is passed on."""
+    code = "import requests; requests.get('https://example.invalid/', timeout=20)"
+    assert "Tunnel connection failed: 502" in elsewhere.refused(code)
+
+
+def test_nobody_comes_in_under_the_name_of_google_without_the_secret(
+    elsewhere: Elsewhere, server: ServerRecord
+) -> None:
+    proxy = elsewhere.variables["https_proxy"]
+    secret = proxy.rpartition("@")[0].rpartition(":")[2]
+    code = f"""
+import requests
+requests.get("https://{REGION}/v1/{PARENT}/customJobs")
+"""
+    for wrong in (proxy.replace(secret, secret[:-1]), f"http://{server.tunnel}"):
+        variables = {**elsewhere.variables, "https_proxy": wrong, "HTTPS_PROXY": wrong}
+        other = Elsewhere(elsewhere.home, variables)
+        assert "407 Proxy Authentication Required" in other.refused(code)
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -194,6 +252,11 @@ asyncio.run(main())
         "scopes=['https://www.googleapis.com/auth/drive'])\nc.refresh(r.Request())",
         "import google.auth.compute_engine as c, google.auth.transport.requests as r\n"
         "c.Credentials().refresh(r.Request())",
+        "import google.oauth2.credentials as c, google.auth.transport.requests as r\n"
+        "c.Credentials(None, refresh_token='mine', client_id='me', client_secret='mine', "
+        "token_uri='https://oauth2.googleapis.com/token').refresh(r.Request())",
+        "import requests\nr = requests.get('https://compute.googleapis.com/compute/v1/projects')\n"
+        "assert r.ok, r.text",
     ],
     ids=[
         "bigquery",
@@ -202,6 +265,8 @@ asyncio.run(main())
         "gemini",
         "drive",
         "the account of a virtual machine",
+        "an account of one's own",
+        "a service over REST",
     ],
 )
 def test_what_is_not_emulated_ends_in_a_sentence(elsewhere: Elsewhere, code: str) -> None:

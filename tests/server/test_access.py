@@ -21,13 +21,18 @@ import pytest
 import requests
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from urllib3.exceptions import InsecureRequestWarning
 
 from vertex_local import cli, secret
 from vertex_local.config import LocalModeError, Root, ServerRecord
 from vertex_local.secret import Key
-from vertex_local.server import daemon, lock
-from vertex_local.server.access import objection
+from vertex_local.server import daemon, front, lock, ports
+from vertex_local.server.access import Passes, objection
+from vertex_local.server.account import certificate
 from vertex_local.server.identity import identity
+from vertex_local.server.tunnel import Targets, Tunnel
 
 JOBS = "/v1/projects/vertex-local/locations/us-central1/customJobs"
 NOBODY = 65534
@@ -519,3 +524,40 @@ def test_errors_of_the_client_do_not_show_it_in_a_notebook(
     assert server.token not in shown and secret_of(server) not in shown
     assert f"{server.storage_address}/\\u2026" in shown or f"{server.storage_address}/…" in shown
     assert notebook.cells[3].outputs[-1].ename == exceptions.NotFound.__name__
+
+
+@pytest.fixture
+def front_door(own_root: Root) -> Iterator[tuple[int, int]]:
+    """The ports of a front door to something open to all, and of the tunnel that leads there."""
+
+    async def open_to_all(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("inside")(scope, receive, send)
+
+    own_root.create()
+    context = front.server_context(own_root, certificate(own_root))
+    users: dict[int, str] = {}
+    with ports.listen(0) as listener, ports.listen(0) as way:
+        port = ports.number(listener)
+        with front.FrontDoor(listener, open_to_all, open_to_all, users, context):
+            with Tunnel(way, Passes("right"), Targets(port, port), users):
+                yield port, ports.number(way)
+
+
+def test_the_front_door_answers_the_tunnel_alone(
+    own_root: Root, front_door: tuple[int, int]
+) -> None:
+    """Whoever finds its port, and has not come through the tunnel, is told nothing."""
+    port, tunnel = front_door
+    host = "storage.googleapis.com"
+    with requests.Session() as session:
+        session.trust_env, session.verify = False, str(own_root.trusted)
+        through = {"https": f"http://nobody:right@127.0.0.1:{tunnel}"}
+        assert session.get(f"https://{host}/", proxies=through, timeout=30).text == "inside"
+        wrong = {"https": f"http://nobody:wrong@127.0.0.1:{tunnel}"}
+        with pytest.raises(requests.exceptions.ProxyError, match="407"):
+            session.get(f"https://{host}/", proxies=wrong, timeout=30)
+        session.verify = False
+        with pytest.warns(InsecureRequestWarning):
+            direct = session.get(f"https://127.0.0.1:{port}/", headers={"Host": host}, timeout=30)
+        assert direct.status_code == 401 and "inside" not in direct.text
+    assert not (own_root.path / "identity.pem").exists()

@@ -8,6 +8,8 @@ nothing of the user's leaves. `roots.pem` lets gRPC clients trust the tunnel of 
 from __future__ import annotations
 
 import json
+import os
+import ssl
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,11 +20,22 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from google.auth import jwt
 from google.auth.exceptions import GoogleAuthError
 
-from vertex_local.config import LOCAL_ACCOUNT, PROJECT, Root, write_private
+from vertex_local.config import LOCAL_ACCOUNT, PROJECT, TRUST, Root, write_private
 
 GOOGLE = "googleapis.com"
 KEY_BITS = 2048  # the least that Google's libraries accept
 CERTIFICATE_DAYS = 3650
+USAGE = x509.KeyUsage(
+    digital_signature=True,
+    key_cert_sign=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Account:
@@ -85,19 +98,34 @@ def certificate(root: Root) -> tuple[bytes, bytes]:
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Local mode of Vertex AI")])
+    names = [x509.DNSName(f"*.{GOOGLE}"), x509.DNSName(f"*.storage.{GOOGLE}")]
+    public = key.public_key()
     now = datetime.now(timezone.utc)
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
-        .public_key(key.public_key())
+        .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"*.{GOOGLE}")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # What Python 3.13 and newer want to see besides.
+        .add_extension(USAGE, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
     pem = made.public_bytes(serialization.Encoding.PEM)
-    write_private(root.trusted, pem.decode() + Path(certifi.where()).read_text())
+    write_private(root.trusted, pem.decode() + _usual_certificates(root))
     return _pem(key), pem
+
+
+def _usual_certificates(root: Root) -> str:
+    """Return the certificates that programs trust without local mode: whichever file they read."""
+    system = ssl.get_default_verify_paths().cafile
+    named = [os.environ.get(name) for name in TRUST]
+    paths = dict.fromkeys([certifi.where(), *filter(None, [system, *named])])
+    others = [Path(path) for path in paths if path != str(root.trusted)]
+    return "\n".join(path.read_text(errors="replace") for path in others if path.is_file())

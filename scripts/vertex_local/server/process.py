@@ -20,6 +20,7 @@ from vertex_local.config import HOST, Root, ServerRecord, unusable
 from vertex_local.console import routes as console
 from vertex_local.console.gate import Session
 from vertex_local.console.routes import Console
+from vertex_local.faults.store import Faults
 from vertex_local.jobs import reaper, runner
 from vertex_local.jobs.runner import Runner
 from vertex_local.registry.store import Registry
@@ -27,12 +28,14 @@ from vertex_local.secret import Key
 from vertex_local.server import access, ports
 from vertex_local.server.access import Gate, Passes
 from vertex_local.server.account import Account, certificate
+from vertex_local.server.front import FrontDoor, server_context
 from vertex_local.server.identity import identity
 from vertex_local.server.lock import exclusive
 from vertex_local.server.rpc import RpcService
-from vertex_local.server.tunnel import Tunnel
+from vertex_local.server.tunnel import Targets, Tunnel
 from vertex_local.storage import Buckets
 from vertex_local.storage.api.faults import Note
+from vertex_local.storage.api.routes import application as storage_application
 from vertex_local.storage.objects import Objects
 from vertex_local.training.handlers import Service, register_model
 from vertex_local.training.records import Records
@@ -83,10 +86,11 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
 
         account = Account(root, f"{ports.url(api)}/{token}/token")
         users: dict[int, str] = {}
+        certified = certificate(root)
         with (
+            ports.listen(0) as front,
             Buckets(root, storage, behind_gate) as buckets,
-            RpcService(ports.url(api), token, account, certificate(root), users) as rpc,
-            Tunnel(tunnel, passes, rpc.port, users),
+            RpcService(ports.url(api), token, account, certified, users) as rpc,
         ):
             runner.recover(records)
             jobs = Runner(root, records, buckets.read, partial(_lent, passes, address))
@@ -103,16 +107,25 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
             service = Service(records, jobs, tuner, registry)
             jobs.on_success = partial(register_model, service)
             app = _application(service, buckets.objects, ports.number(api), key, token)
+            door = FrontDoor(
+                front,
+                application(service),
+                storage_application(buckets.objects, Faults(root)),
+                users,
+                server_context(root, certified),
+            )
+            targets = Targets(rpc.port, ports.number(front))
             server = _Server(access.plain_http(app, lifespan="off", log_level="warning"), records)
             # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
             signal.signal(signal.SIGTERM, lambda *_: None)
-            try:
-                record.write(root)
-                tuner.resume()
-                server.run(sockets=[api])
-            finally:
-                tuner.stop()
-                jobs.stop()
+            with door, Tunnel(tunnel, passes, targets, users):
+                try:
+                    record.write(root)
+                    tuner.resume()
+                    server.run(sockets=[api])
+                finally:
+                    tuner.stop()
+                    jobs.stop()
 
 
 def _application(service: Service, objects: Objects, port: int, key: Key, token: str) -> ASGIApp:

@@ -44,7 +44,7 @@ def objects_of(request: Request) -> Objects:
 
 def base(request: Request) -> str:
     """Return the URL under which the client knows this server: with the secret, if it has that."""
-    return f"http://{request.headers['host']}{request.scope['root_path']}"
+    return f"{request.scope['scheme']}://{request.headers['host']}{request.scope['root_path']}"
 
 
 def part(request: Request, key: str) -> str:
