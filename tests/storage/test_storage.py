@@ -44,6 +44,25 @@ def test_the_refusal_of_a_bucket_name_says_which_rule_it_breaks(server: ServerRe
         storage.Client().create_bucket("doeTitanic")
 
 
+def test_a_slash_in_the_name_of_a_bucket_is_named_whatever_is_asked(server: ServerRecord) -> None:
+    """Clients put such a name into the path as it is, where it looks like an unknown operation."""
+    client = storage.Client()
+    with pytest.raises(exceptions.BadRequest, match="Invalid bucket name: 'models/2026'"):
+        client.create_bucket("models/2026")
+    blob = client.bucket("models/2026").blob("x")
+    for ask in (
+        lambda: client.get_bucket("models/2026"),
+        lambda: list(client.list_blobs("models/2026")),
+        lambda: blob.upload_from_string("x"),
+        blob.download_as_bytes,
+        blob.delete,
+    ):
+        with pytest.raises(exceptions.NotFound) as error:
+            ask()
+        assert "'models/2026': it must not contain '/'" in str(error.value)
+    assert client.lookup_bucket("models/2026") is None
+
+
 def test_a_bucket_name_exists_once(bucket: storage.Bucket) -> None:
     with pytest.raises(exceptions.Conflict):
         storage.Client().create_bucket(bucket.name)

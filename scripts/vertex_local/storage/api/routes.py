@@ -6,7 +6,9 @@ Paths are matched as they were sent: `a%2Fcompose` is an object, `a/compose` an 
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,7 +24,7 @@ from vertex_local.storage.api import batch, bucket_handlers, object_handlers, up
 from vertex_local.storage.api.faults import StorageFaults
 from vertex_local.storage.api.features import FEATURES, refusal
 from vertex_local.storage.api.requests import is_xml, objects_of, part
-from vertex_local.storage.errors import DiskFull, NotEmulated, StorageError
+from vertex_local.storage.errors import DiskFull, NotEmulated, NotFound, StorageError
 from vertex_local.storage.objects import Objects
 from vertex_local.storage.uploads import Parts, Sessions
 
@@ -33,6 +35,8 @@ OBJECT = f"{API}/{{bucket}}/o/{{object}}"
 COPY = f"{API}/{{source_bucket}}/o/{{source}}/{{verb}}/b/{{bucket}}/o/{{object}}"
 MOVE = f"{API}/{{bucket}}/o/{{source}}/moveTo/o/{{object}}"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+# A client that takes `a/b` for a bucket sends it as it is.
+SLASH = re.compile(rf"(/(upload|download))?{API}/(?P<name>[^/]+(/[^/]+)+?)(/o(/.*)?)?")
 XML_OBJECT = "/{bucket}/{object:path}"
 ELSEWHERE = {"bigquery": "BigQuery", "v1": "Gemini models", "v1beta1": "Gemini models"}
 
@@ -72,6 +76,8 @@ def _routes() -> list[Route]:
         Route("/batch/storage/v1", batch.batch, methods=["POST"]),
         Route("/batch", batch.batch, methods=["POST"]),
         Route("/storage/{rest:path}", not_emulated, methods=METHODS),
+        Route("/upload/{rest:path}", not_emulated, methods=METHODS),
+        Route("/download/{rest:path}", not_emulated, methods=METHODS),
         Route(XML_OBJECT, on_object.download, methods=["GET"]),
         Route(XML_OBJECT, upload.xml_post, methods=["POST"]),
         Route(XML_OBJECT, upload.xml_put, methods=["PUT"]),
@@ -127,6 +133,8 @@ async def not_emulated(request: Request) -> Response:
     for word in words[4:]:
         if word in FEATURES and (words[-1] == word or word in words[5:7]):
             raise refusal(word, f"{request.method} …/{word}")
+    if slash := SLASH.fullmatch(request.scope["path"]):  # as on Cloud Storage: nothing is there
+        raise NotFound(f"Invalid bucket name: '{unquote(slash['name'])}': it must not contain '/'.")
     raise NotEmulated(f"{request.method} {request.scope['path']}")
 
 
