@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
+from google.cloud.aiplatform_v1.types import CustomJob
 from test_jobs import make_job
 
 from vertex_local.config import Root, ServerRecord
+from vertex_local.console import views
+from vertex_local.training.records import Records
 
 SERVE = "us-docker.pkg.dev/vertex-ai/prediction/pytorch-cpu.2-4:latest"
 WRITE = """
@@ -161,6 +166,9 @@ def test_a_job_with_a_tensorboard_says_how_to_see_it(
     ]
     logs = root.buckets / bucket.name / "out" / "logs"
     assert f"run `tensorboard --logdir {logs}`" in (folder / "service.log").read_text()
+    with closing(Records(root.database)) as records:
+        page = views.job_of(records, root, cast(CustomJob, records.job_with_id(folder.name)))
+    assert page.commands[-1] == f"tensorboard --logdir {logs}"
     board.delete()
     with pytest.raises(exceptions.NotFound):
         aiplatform.Tensorboard(board.name)

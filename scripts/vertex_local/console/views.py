@@ -217,7 +217,7 @@ def job_of(records: Records, root: Root, job: CustomJob) -> Job:
         run_folders(job),
         cost(job),
         _expected(root, job),
-        _commands(records, job),
+        _commands(records, root, job),
         row.state == "RUNNING" and is_spot(job),
     )
 
@@ -326,7 +326,7 @@ def _expected(root: Root, job: CustomJob) -> str:
     return f"about {costs.money(expected)}, if it ran for {minutes:g} min on Vertex AI"
 
 
-def _commands(records: Records, job: CustomJob) -> list[str]:
+def _commands(records: Records, root: Root, job: CustomJob) -> list[str]:
     name = ResourceName.of(job)
     commands = [
         f"gcloud ai custom-jobs describe {name.id} --region={name.location}",
@@ -336,6 +336,8 @@ def _commands(records: Records, job: CustomJob) -> list[str]:
         commands.append(f"aiplatform.CustomTrainingJob.get({pipeline!r})")
     else:
         commands.append(f"aiplatform.CustomJob.get({str(name)!r})")
+    if job.job_spec.tensorboard:
+        commands.append(log.tensorboard_command(root, job))
     return commands
 
 

@@ -197,11 +197,11 @@ def service_lines(folder: Path) -> list[Line]:
     ]
 
 
-def tensorboard_hint(root: Root, job: CustomJob) -> str:
-    """Return how to see what a job writes into its AIP_TENSORBOARD_LOG_DIR."""
+def tensorboard_command(root: Root, job: CustomJob) -> str:
+    """Return the command that shows what a job writes into its AIP_TENSORBOARD_LOG_DIR."""
     base = str(job.job_spec.base_output_directory.output_uri_prefix).rstrip("/")
     folder = root.buckets / f"{base}/logs".removeprefix("gs://")
-    return f"to see its curves, run `tensorboard --logdir {shlex.quote(str(folder))}`"
+    return f"tensorboard --logdir {shlex.quote(str(folder))}"
 
 
 def warnings(root: Root, job_id: str) -> list[str]:

@@ -258,7 +258,8 @@ class Runner:
         if names := options.without_effect(job.job_spec):
             service_log(f"{log.NOTE} no effect here: {', '.join(names)}")
         if job.job_spec.tensorboard:
-            service_log(f"{log.NOTE} {log.tensorboard_hint(self.root, job)}")
+            shown_by = log.tensorboard_command(self.root, job)
+            service_log(f"{log.NOTE} to see its curves, run `{shown_by}`")
         if obstacle := mount.obstacle(self.root.buckets):
             reason = f"there is no {mount.MOUNT} on this machine ({obstacle})"
             service_log(f"{log.NOTE} {reason}. {mount.FALLBACK}")
