@@ -135,3 +135,16 @@ def test_the_code_passes_its_checks(repo: Path, command: list[str]) -> None:
         [sys.executable, "-m", *command], cwd=repo, capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+SAID = re.compile(r'"""Reference: (.*?)\s*(?:\n\n.*?)?"""', re.S)
+
+
+def test_every_sentence_about_clients_is_the_heading_of_a_test(repo: Path) -> None:
+    """And every test that says so has its sentence in the reference."""
+    text = (repo / "scripts" / "vertex_local" / "README.md").read_text()
+    section = text.partition("### Clients")[2].partition("\n### ")[0]
+    sentences = re.findall("^- (.*)$", section, re.MULTILINE)
+    files = [path for path in (repo / "tests").rglob("test_*.py") if path != Path(__file__)]
+    headings = [" ".join(each.split()) for path in files for each in SAID.findall(path.read_text())]
+    assert len(sentences) > 10 and sorted(sentences) == sorted(headings)

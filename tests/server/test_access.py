@@ -551,6 +551,7 @@ def test_the_front_door_answers_the_tunnel_alone(
     host = "storage.googleapis.com"
     with requests.Session() as session:
         session.trust_env, session.verify = False, str(own_root.trusted)
+        session.headers["Connection"] = "close"
         through = {"https": f"http://nobody:right@127.0.0.1:{tunnel}"}
         assert session.get(f"https://{host}/", proxies=through, timeout=30).text == "inside"
         wrong = {"https": f"http://nobody:wrong@127.0.0.1:{tunnel}"}

@@ -84,6 +84,7 @@ def test_nothing_goes_into_a_bucket_that_does_not_exist(client: storage.Client) 
 
 
 def test_upload_and_download_in_every_form(bucket: storage.Bucket, tmp_path: Path) -> None:
+    """Reference: `google-cloud-storage` uploads and downloads in every form that it has."""
     data = os.urandom(100_000)
     (tmp_path / "up.bin").write_bytes(data)
     bucket.blob("file.bin").upload_from_filename(tmp_path / "up.bin")
@@ -202,6 +203,9 @@ def test_wrong_checksums_are_refused_and_nothing_is_stored(bucket: storage.Bucke
 def test_transfer_manager_with_many_workers(
     bucket: storage.Bucket, tmp_path: Path, checksum: str
 ) -> None:
+    """Reference: `transfer_manager` of `google-cloud-storage` uploads in parts, with as many
+    workers as you like.
+    """
     threads = transfer_manager.THREAD
     files = [f"{number:03}/file" for number in range(40)]
     for name in files:

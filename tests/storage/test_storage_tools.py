@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 from google.cloud import storage
 
 from vertex_local.config import Root, ServerRecord
@@ -42,6 +43,7 @@ def shell(server: ServerRecord, root: Root, tmp_path: Path) -> Shell:
 
 @needs_tools
 def test_gcloud_storage(shell: Shell, bucket: storage.Bucket, tmp_path: Path) -> None:
+    """Reference: `gcloud storage` makes buckets, copies, lists, measures and deletes."""
     (tmp_path / "dir" / "sub").mkdir(parents=True)
     (tmp_path / "dir" / "sub" / "2.txt").write_text("two")
     (tmp_path / "big.bin").write_bytes(os.urandom(9_000_000))  # large enough to be resumable
@@ -67,6 +69,9 @@ def test_gcloud_storage(shell: Shell, bucket: storage.Bucket, tmp_path: Path) ->
 
 @needs_tools
 def test_gsutil(shell: Shell, bucket: storage.Bucket, tmp_path: Path) -> None:
+    """Reference: `gsutil` works if it is the one of the Google Cloud CLI, which hands its
+    work to `gcloud storage`.
+    """
     (tmp_path / "dir" / "sub").mkdir(parents=True)
     (tmp_path / "dir" / "sub" / "2.txt").write_text("two")
     url = f"gs://{bucket.name}"
@@ -80,6 +85,7 @@ def test_gsutil(shell: Shell, bucket: storage.Bucket, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not importlib.util.find_spec("gcsfs"), reason="gcsfs is not installed")
 def test_pandas_and_gcsfs(shell: Shell, bucket: storage.Bucket) -> None:
+    """Reference: pandas and gcsfs read and write `gs://` addresses."""
     bucket.blob("folder/in.csv").upload_from_string("a,b\n1,2\n")
     code = (
         "import gcsfs, pandas\n"
@@ -104,6 +110,7 @@ def test_pandas_and_gcsfs(shell: Shell, bucket: storage.Bucket) -> None:
 def test_gcsfs_moves_and_is_told_of_names_that_cannot_be(
     shell: Shell, bucket: storage.Bucket
 ) -> None:
+    """Reference: gcsfs moves objects, and says why a name cannot be."""
     code = (
         "import gcsfs\n"
         "fs = gcsfs.GCSFileSystem()\n"
@@ -116,3 +123,33 @@ def test_gcsfs_moves_and_is_told_of_names_that_cannot_be(
     done = shell(f'"{sys.executable}" -c "{code}"')
     assert done.stdout == f"['{bucket.name}/b']\n"
     assert done.returncode == 1 and "one name cannot be a file and a folder" in done.stderr
+
+
+ARROW = """
+import sys, pandas
+path = f"gs://{sys.argv[1]}/table.parquet"
+pandas.DataFrame({"a": [1, 2]}).to_parquet(path)
+print(pandas.read_parquet(path)["a"].tolist())
+pandas.read_parquet(path.replace("table", "none"))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pyarrow"), reason="pyarrow is not installed")
+def test_arrow(shell: Shell, bucket: storage.Bucket) -> None:
+    """Reference: Arrow, and so `DataFrame.to_parquet("gs://…")` with pyarrow, writes and reads
+    objects.
+    """
+    done = shell(f"\"{sys.executable}\" -c '{ARROW}' {bucket.name}")
+    assert done.stdout == "[1, 2]\n" and "FileNotFoundError" in done.stderr, done.stderr
+    assert bucket.get_blob("table.parquet").size > 100
+
+
+def test_obstore_is_told_what_is_missing(server: ServerRecord, bucket: storage.Bucket) -> None:
+    """Reference: `obstore` is not supported: of the XML API there is reading an object, and uploads
+    in parts.
+    """
+    bucket.blob("a").upload_from_string("x")
+    url = f"{server.storage_url}/{bucket.name}"
+    assert requests.get(f"{url}/a", timeout=30).content == b"x"
+    for answer in (requests.put(f"{url}/b", b"x", timeout=30), requests.get(url, timeout=30)):
+        assert answer.status_code == 405 and "not in local mode" in answer.text

@@ -43,6 +43,9 @@ def google_cloud_cli(
 def test_gcloud_creates_lists_and_shows_the_log(
     root: Root, server: ServerRecord, script: Path, bucket: storage.Bucket
 ) -> None:
+    """Reference: `gcloud ai custom-jobs` creates and lists jobs, and shows their logs as
+    they grow.
+    """
     run(make_job(script, bucket, "import sys\nprint('hello', sys.argv[1:])\n"))  # stages a package
     package = next(iter(bucket.list_blobs(prefix="staging/"))).name
     created = gcloud(
