@@ -1,6 +1,8 @@
 """Executing notebooks, and holding them to what they promise to show.
 
-May import everything except the reports and the command line.
+`engine` runs the cells, `rules` judges what was seen, `promises` compares outputs, and `checks` is
+the pytest plugin; `checking` joins the first three for whoever asks. May import everything except
+the command line.
 """
 
 from vertex_local import imports

@@ -1,8 +1,8 @@
 """A pytest plugin on top of nbval, with which a notebook passes only if nothing in it failed.
 
 It is loaded with `-p vertex_local.notebooks.checks`. nbval collects the notebooks and knows its
-options and tags; each cell is executed by `checking`, and judged by `rules`. README.md beside this
-file says how to use it, and what counts as failed.
+options and tags; each cell is executed by `checking`, and judged by `rules`. README.md in the
+folder above says how to use it, and what counts as failed.
 
 Settings in pytest's ini file:
     nbcheck_kernelspec: the kernel that the files must name (default: python3).
