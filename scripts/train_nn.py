@@ -14,7 +14,7 @@ r"""Train a small neural network on a table of numbers: on a laptop, or as a Ver
 A run leaves four files side by side: model.pt (weights), eval_history.csv (a line per epoch),
 training.log (every line, also those that --quiet hides) and, written last as the sign of a complete
 run, metrics.json. Those of an earlier run in the same folder are removed at the start. SIGTERM ends
-a run after its epoch, with a checkpoint if --checkpoint_dir is given.
+the training after its epoch, with a checkpoint if --checkpoint_dir is given.
 
 Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input, or a file, bucket
 or memory that cannot be had; 3 the loss became NaN or infinite; 130 interrupted; 143 SIGTERM.
@@ -780,6 +780,19 @@ def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
         return 128 + int(error.sigval)
 
 
+def meet(rank: int, processes: int, device: torch.device) -> None:
+    """Wait for the other processes, for half an hour at most. Raises Stop if that fails."""
+    address = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
+    log.info("process %d of %d waits for the others at %s", rank, processes, address)
+    handlers = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except RuntimeError as error:
+        raise Stop(f"cannot meet the other processes at {address} ({error})") from error
+    for number, handler in handlers.items():  # of Python's, none runs while PyTorch waits
+        signal.signal(number, handler)
+
+
 def choose_device(args: argparse.Namespace) -> torch.device:
     """Return the CPU, or this process's GPU."""
     name = args.device
@@ -947,14 +960,16 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     if gpus > 1 and not os.environ.get("LOCAL_RANK"):
         run_log.uri = ""  # the first process writes it
         return launch(argv, gpus, rank, processes)
-    if rank > 0:  # the first process speaks for all
+    if rank > 0:
         run_log.uri = ""
-        run_log.print_level = logging.ERROR
     device = choose_device(args)
     if processes > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        meet(rank, processes, device)
+    if rank > 0:
+        run_log.print_level = logging.ERROR  # the first process speaks for all
     run = Run(args, *load_data(args, device))
     load_checkpoint(run)
+    signal.signal(signal.SIGTERM, lambda *_: sigterm.set())  # heeded at the end of an epoch
     with contextlib.closing(Progress(run)) as progress:
         fit(run, progress)
     if rank == 0:
@@ -969,16 +984,16 @@ def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     run_log = RunLog(args.quiet)
     log.debug("train_nn.py %s", shlex.join(argv))
-    signal.signal(signal.SIGTERM, lambda *_: sigterm.set())
     signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return run_command(args, argv, run_log)
     except Stop as error:
         log.error("%s", error)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         log.error("interrupted")
-        return 130
+        return 128 + int((error.args or [signal.SIGINT])[0])
     except Exception as error:
         if isinstance(error, MemoryError) or "to allocate" in str(error):  # numpy, PyTorch, CUDA
             needed = str(error)[:300] or "for a whole data file"
@@ -987,15 +1002,20 @@ def main(argv: Sequence[str]) -> int:
         log.exception("unexpected error")
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_signals()
         with contextlib.suppress(Stop):
             run_log.save()
 
 
-def interrupt(*_: object) -> None:
-    """Ctrl-C ends the run once: while the log is saved, it is ignored."""
+def interrupt(number: int, _: object) -> None:
+    """End the run, once: while the log is saved, signals are ignored."""
+    ignore_signals()
+    raise KeyboardInterrupt(number)
+
+
+def ignore_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

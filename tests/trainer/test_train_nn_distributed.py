@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ def test_two_machines_equal_one(local: Case, machines: list[Trainers], how: str)
     alone = local.train_well(out="one", **options)
     first, second = (r.wait() for r in start(machines, local.argv(out="two", **options), how))
     assert (first.code, second.code) == (0, 0), (first, second)
-    assert "epoch 12/12" in first.out and second.out == ""  # only the first one speaks
+    assert "epoch 12/12" in first.out  # only the first one speaks
+    assert re.fullmatch(r"process 1 of 2 waits for the others at \S+\n", second.out)
     assert local.place.list("two") == RESULTS
     together = json.loads(local.place.read("two/metrics.json"))
     assert (alone["processes"], together["processes"]) == (1, 2)
@@ -133,6 +135,26 @@ def test_sigterm_to_one_machine_stops_both(local: Case, machines: list[Trainers]
     done = int(local.log().partition("SIGTERM after epoch ")[2].split()[0])
     state = torch.load(local.place.uri("ck/checkpoint.pt"), weights_only=True)
     assert state["next_epoch"] == done + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_machine_that_waits_for_the_others_can_be_stopped(local: Case, number: int) -> None:
+    env = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}
+    running = local.trainers.start(*local.argv(), **env, MASTER_PORT=str(free_port()))
+    running.wait_for("process 1 of 2 waits for the others at 127.0.0.1")
+    running.kill(number)
+    assert running.wait().code == -number
+
+
+def test_a_port_that_is_taken_is_a_sentence(local: Case) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        result = local.trainers.run(*local.argv(), **env)
+    assert result.code == 2 and "Traceback" not in result.err
+    assert result.err.startswith(f"ERROR: cannot meet the other processes at 127.0.0.1:{port}")
 
 
 def test_bad_input_ends_both_machines(local: Case, machines: list[Trainers]) -> None:

@@ -57,6 +57,7 @@ for line in sys.stdin:
     print("ended", flush=True)
     sys.stdin.readline()
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os._exit(0)  # without taking apart all that was imported
 """
 
 
