@@ -106,7 +106,7 @@ def mutants(notebook: nbformat.NotebookNode) -> Iterator[Mutant]:
             continue
         title = source.splitlines()[0][:60]
         yield Mutant(number, "remove", title, "pass")
-        plain = TransformerManager().transform_cell(source)
+        plain = TransformerManager().transform_cell(source).rstrip("\n")
         for kind, change in (("number", change_number), ("compare", turn_comparison)):
             if broken := change(plain):
                 yield Mutant(number, kind, title, broken)

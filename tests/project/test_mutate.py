@@ -26,11 +26,18 @@ def test_a_cell_is_broken_in_three_ways() -> None:
     assert found == {
         "remove": "pass",
         "number": "if 2 < x:\n    get_ipython().system('echo {x} 2')",
-        "compare": "if not 1 < x:\n    get_ipython().system('echo {x} 2')",
+        "compare": "if not (1 < x):\n    get_ipython().system('echo {x} 2')",
     }
     assert [each.kind for each in mutants(notebook("print('x')", "", "# nothing"))] == [
         "remove"
     ] * 2
+
+
+def test_all_else_in_a_broken_cell_stays_as_it_is_written() -> None:
+    (tagged,) = [notebook('x = {\n    "ä": f"{y:.1f}",  # why\n    "b": 0x10,\n}\nprint(x == 3)')]
+    found = {each.kind: each.source for each in mutants(tagged)}
+    assert found["number"] == 'x = {\n    "ä": f"{y:.1f}",  # why\n    "b": 32,\n}\nprint(x == 3)'
+    assert found["compare"].endswith('"b": 0x10,\n}\nprint(not (x == 3))')
 
 
 def test_survivors_are_found_and_need_a_reason(tmp_path: Path) -> None:
