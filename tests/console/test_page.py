@@ -183,6 +183,10 @@ def test_buckets_show_folders_objects_and_previews(page: Page, bucket: storage.B
     assert "only its beginning" in page.read("object", bucket=bucket.name, name="long.csv")
     bucket.blob("empty").upload_from_string("")
     assert "It is empty" in page.read("object", bucket=bucket.name, name="empty")
+    untyped = bucket.blob("empty")
+    untyped.content_type = None
+    untyped.patch()
+    assert "not given" in page.read("object", bucket=bucket.name, name="empty")
     page.get("object", status=404, bucket=bucket.name, name="none")
     page.get("folder", status=404, bucket="no-such-bucket")
 
