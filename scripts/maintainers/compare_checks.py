@@ -57,8 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the table into the README")
     args = parser.parse_args(arguments)
     paths = [path for folder in ("broken", "harmless") for path in notebooks(folder)]
-    with sandbox():
-        verdicts = {tool: judge(tool, paths) for tool in TOOLS}
+    verdicts = {}
+    for tool in TOOLS:
+        with sandbox():  # each its own: a bucket of the tool before would be in the way
+            verdicts[tool] = judge(tool, paths)
     lines = table(paths, verdicts)
     text = "\n".join(lines)
     print(text)
