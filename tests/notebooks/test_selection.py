@@ -13,6 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import vertex_local.training.records  # noqa: F401  # once for all runs in this process
+from vertex_local.notebooks.engine import session
 
 pytest_plugins = ["pytester"]
 Run = Callable[..., pytest.RunResult]
@@ -178,6 +179,27 @@ def test_a_project_can_forbid_warnings(run: Run, tmp_path: Path) -> None:
     assert finished.ret == 1
     assert "UserWarning: did not converge" in finished.stdout.str()
     assert run("-onbcheck_strict=Deprecation*").ret == 0
+
+
+STUBBORN = """
+import time
+
+print("x" * 20_000)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_a_cell_that_shows_too_much_ends_also_if_it_ignores_that(
+    run: Run, good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "INTERRUPT_SECONDS", 0.5)
+    write(good, STUBBORN)
+    finished = run("-onbcheck_output_limit=0.01")
+    assert finished.ret == 1 and "no more than 0.01 MB" in finished.stdout.str()
 
 
 def test_the_limit_of_an_output_can_be_chosen(run: Run, good: Path) -> None:

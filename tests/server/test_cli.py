@@ -209,7 +209,7 @@ def test_a_running_notebook_outlives_its_server(own_root: Root, tmp_path: Path) 
 def test_output_that_nobody_wants_is_no_error(server: ServerRecord) -> None:
     finished = in_a_shell("vertex-local status | :; echo ${PIPESTATUS[0]}")
     assert (finished.stdout, finished.stderr) == ("141\n", "")
-    assert in_a_shell("vertex-local status | grep -c running").stdout == "1\n"
+    assert in_a_shell("vertex-local status | grep -c 'running (process'").stdout == "1\n"
 
 
 def test_a_proxy_is_not_asked_for_this_machine(

@@ -161,9 +161,8 @@ def test_a_job_with_a_tensorboard_says_how_to_see_it(
         base_output_dir=f"gs://{bucket.name}/out",
         replica_count=1,
     )
-    (folder,) = [
-        path.parent for path in root.jobs.glob("*/job.log") if board.name in path.read_text()
-    ]
+    logs_of_jobs = [path for path in root.jobs.glob("*/job.log") if path.is_file()]
+    (folder,) = [path.parent for path in logs_of_jobs if board.name in path.read_text()]
     logs = root.buckets / bucket.name / "out" / "logs"
     assert f"run `tensorboard --logdir {logs}`" in (folder / "service.log").read_text()
     with closing(Records(root.database)) as records:

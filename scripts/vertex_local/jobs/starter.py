@@ -6,11 +6,13 @@ proof: who may ask is decided before, as for everybody else.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from contextvars import ContextVar
 from pathlib import Path
 
+VARIABLE = "VERTEX_LOCAL_KERNEL"  # what a kernel is to be called
 FILE = "kernel"  # in a job's folder; there is none if no kernel started the job
 KERNEL = re.compile(r"[0-9a-f]{16}")
 PREFIX = re.compile(rf"/kernels/(?P<kernel>{KERNEL.pattern})(?=/)")
@@ -20,8 +22,13 @@ current: ContextVar[str] = ContextVar("kernel", default="")
 
 
 def new_kernel() -> str:
-    """Return a name for a kernel that starts."""
+    """Return a name for a kernel."""
     return secrets.token_hex(8)
+
+
+def this_kernel() -> str:
+    """Return the name of the kernel that starts in this process."""
+    return os.environ.pop(VARIABLE, "") or new_kernel()
 
 
 def address(api_url: str, kernel: str) -> str:

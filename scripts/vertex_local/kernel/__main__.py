@@ -24,7 +24,7 @@ def main() -> None:
     """Run the kernel: start local mode if it is not running, set up the clients, then serve."""
     root = config.find_root()
     start_again_with_gcs(root)
-    kernel = starter.new_kernel()
+    kernel = starter.this_kernel()
     from ipykernel.kernelapp import IPKernelApp
 
     app = IPKernelApp.instance()

@@ -44,7 +44,7 @@ class Checking:
         """
         self.session = session
         self._root = root
-        self._jobs = LocalJobs(root)
+        self._jobs = LocalJobs(root, session.kernel)
         self._meant: list[str] = []  # patterns of jobs that are meant to fail
 
     def cell(

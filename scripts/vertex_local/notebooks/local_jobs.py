@@ -8,16 +8,26 @@ from datetime import datetime
 from typing import Any
 
 from vertex_local.config import Root
+from vertex_local.jobs import starter
 
 POLL_SECONDS = 0.2
 
 
 class LocalJobs:
-    """Those jobs of a root that were started since this object was made."""
+    """Those jobs of a root that a kernel started since this object was made.
 
-    def __init__(self, root: Root) -> None:
-        """Begin to look; `root` need not have had a server yet."""
+    A job that was started by no kernel counts as well: a cell can have led to it.
+    """
+
+    def __init__(self, root: Root, kernel: str) -> None:
+        """Begin to look.
+
+        Args:
+            root: local mode's root, which need not have had a server yet.
+            kernel: the name of the kernel, see `jobs.starter`.
+        """
         self._root = root
+        self._kernel = kernel
         self._known = {job.name for job in jobs(root)}
         self._settled: set[str] = set()
 
@@ -48,7 +58,13 @@ class LocalJobs:
         return [job for job in self._new() if not is_final(job.state)]
 
     def _new(self) -> list[Any]:
-        return [job for job in jobs(self._root) if job.name not in self._known]
+        new = [job for job in jobs(self._root) if job.name not in self._known]
+        return [job for job in new if self._starter(job) in ("", self._kernel)]
+
+    def _starter(self, job: Any) -> str:
+        from vertex_local.training.names import ResourceName
+
+        return starter.of(self._root.jobs / ResourceName.of(job).id)
 
 
 def is_meant_to_fail(job: Any, patterns: list[str]) -> bool:

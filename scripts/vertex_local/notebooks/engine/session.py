@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import time
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.util import run_sync
 
 from vertex_local.config import LocalModeError
+from vertex_local.jobs import starter
 from vertex_local.kernel import spec
 from vertex_local.notebooks.engine import streams, watch
 from vertex_local.notebooks.rules import Raised, Seen
@@ -41,6 +43,7 @@ class Session:
     """A kernel that executes the cells of one notebook.
 
     Attributes:
+        kernel: the name that local mode knows the kernel by, see `jobs.starter`.
         seconds: how long the last cell took.
         command_seconds: how long the shell lines of the last cell took, together.
     """
@@ -67,14 +70,12 @@ class Session:
         self._stack = ExitStack()
         self._reply: dict[str, Any] = {}
         self._watched = False
+        self.kernel = starter.new_kernel()
         self.seconds = 0.0
         self.command_seconds = 0.0
-        manager = AsyncKernelManager(
-            kernel_name=kernel_name, kernel_spec_manager=specs or KernelSpecManager(), log=_quiet
-        )
+        self._specs = specs or KernelSpecManager()
         self._client = _Client(
             notebook,
-            km=manager,
             timeout_func=lambda _cell: self._limit,
             startup_timeout=START_SECONDS,
             raise_on_iopub_timeout=True,
@@ -92,9 +93,8 @@ class Session:
         Raises:
             LocalModeError: if there is no such kernel, or it does not start.
         """
-        silent = self._client.setup_kernel(cleanup_kc=True, stderr=subprocess.DEVNULL)
         try:
-            self._stack.enter_context(silent)
+            self._start_kernel()
             if self._client.km.kernel_spec.language == "python":
                 self._hidden(_WATCH, START_SECONDS)
                 self._watched = True
@@ -109,6 +109,21 @@ class Session:
                 f"The Jupyter kernel {self._name!r} does not start ({reason}). Try it with "
                 f"`jupyter console --kernel {self._name}`."
             ) from err
+
+    def _start_kernel(self) -> None:
+        """Start the kernel; a second time if another process was faster with one of its ports."""
+        env = {**os.environ, starter.VARIABLE: self.kernel}
+        for tries_left in (1, 0):
+            self._client.km = AsyncKernelManager(
+                kernel_name=self._name, kernel_spec_manager=self._specs, log=_quiet
+            )
+            running = self._client.setup_kernel(cleanup_kc=True, stderr=subprocess.DEVNULL, env=env)
+            try:
+                self._stack.enter_context(running)
+                return
+            except RuntimeError:
+                if not tries_left:
+                    raise
 
     def run(self, index: int, limit: float = CELL_SECONDS) -> Seen:
         """Execute one cell and return what was seen; its outputs are then in the notebook.
@@ -222,9 +237,12 @@ class _Client(NotebookClient):  # type: ignore[misc]
 
     output_limit = OUTPUT_LIMIT
     size = 0
+    ending: asyncio.Future[None] | None = None
 
     def begin(self, limit: float) -> None:
         """Forget the last cell; `limit` is how long the next one may take, in seconds."""
+        if self.ending:
+            self.ending.cancel()
         self.iopub_timeout = limit
         self.size = 0
         self.shown: list[Raised] = []
@@ -240,11 +258,17 @@ class _Client(NotebookClient):  # type: ignore[misc]
             self.size += _size(content)
             if self.size > self.output_limit:
                 if left >= 0:
-                    self._interrupting = asyncio.ensure_future(self.km.interrupt_kernel())
+                    self.ending = asyncio.ensure_future(self._end())
                 if kind != "stream" or left <= 0:
                     return None
                 content["text"] = content["text"][: min(left, 10_000)] + "\n… and more"
         return super().process_message(msg, cell, cell_index)
+
+    async def _end(self) -> None:
+        """Interrupt the cell. A kernel may ignore that, or lose its reply when the cell ends."""
+        await self.km.interrupt_kernel()
+        await asyncio.sleep(INTERRUPT_SECONDS)
+        self.task_poll_for_reply.cancel()
 
 
 def _size(content: dict[str, Any]) -> int:
