@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -164,12 +165,25 @@ def test_names_and_annotations_are_for_people(
 
 def test_the_page_for_people_links_the_copies(run: Run, tmp_path: Path) -> None:
     write(tmp_path / "bad.ipynb", "print('<b>')", "1 / 0")
-    write(tmp_path / "good.ipynb", "1")
+    write(tmp_path / "a_good.ipynb", "1")
     run()
     page = (tmp_path / ".evidence" / "index.html").read_text()
+    assert f"1 of 2 failed, {datetime.now():%Y-%m-%d}" in page
     assert '<a href="bad.html">' in page and (tmp_path / ".evidence" / "bad.html").exists()
     assert page.index("FAILED (1 passed)") < page.index("passed (1 passed)")
     assert "ZeroDivisionError: division by zero" in page
+    (tmp_path / "bad.ipynb").unlink()
+    run()
+    assert "All 1 passed" in (tmp_path / ".evidence" / "index.html").read_text()
+
+
+def test_a_notebook_that_cannot_be_read_is_on_the_page(run: Run, good: Path) -> None:
+    run()
+    (good.parent / "half.ipynb").write_text(good.read_text()[:40])
+    finished = run()
+    page = (good.parent / ".evidence" / "index.html").read_text()
+    assert finished.ret != 0 and "1 of 1 failed" in page  # nothing else ran
+    assert "half.ipynb" in page and "the whole notebook: " in page
 
 
 def test_a_project_can_forbid_warnings(run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from vertex_local.notebooks import files
 from vertex_local.notebooks.checks.items import TITLE, WARNING
 
 INDEX = "index.html"
+WHOLE = "the whole notebook"  # in place of a cell's title
 PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Executed notebooks</title>
 <style>body {{font: 16px sans-serif; margin: 2em auto; max-width: 60em}}
 td {{vertical-align: top; padding: .4em .8em; border-top: 1px solid #ccc}}
 .failed {{color: #b00020; font-weight: bold}} .passed {{color: #006400; font-weight: bold}}
 p {{margin: .2em 0}} .warning {{color: #7a4f00}}</style>
-<h1>Executed notebooks</h1><table>{rows}</table></html>
+<h1>Executed notebooks</h1><p class="{kind}">{headline}</p><table>{rows}</table></html>
 """
 
 
@@ -80,6 +82,13 @@ class Summary:
         if title != name:
             self._name_in_junit(report, title)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a notebook that cannot be read or run at all; each worker tells the same."""
+        path = report.nodeid
+        if path.endswith(".ipynb") and report.outcome == "failed":
+            what = (str(report.longrepr).strip().splitlines() or [""])[0]
+            self._notebooks[path] = Notebook(failures=[(WHOLE, what, 0)])
+
     def _name_in_junit(self, report: pytest.TestReport, title: str) -> None:
         from _pytest.junitxml import xml_key  # the door that pytest's own fixtures use
 
@@ -95,7 +104,8 @@ class Summary:
         for path, notebook in self._notebooks.items():
             terminalreporter.write_line(f"{path}: {notebook.verdict()}")
             for title, what, _index in notebook.failures:
-                terminalreporter.write_line(f"    FAILED {title}: {what}")
+                if title != WHOLE:  # pytest shows that by itself
+                    terminalreporter.write_line(f"    FAILED {title}: {what}")
             for title, what in notebook.warnings:
                 terminalreporter.write_line(f"    warning, {title}: {what}")
         folder = self._config.getoption("nbcheck_evidence")
@@ -106,10 +116,16 @@ class Summary:
                 terminalreporter.write_line(line)
 
     def _write_page(self, folder: Path, terminalreporter: Any) -> bool:
-        rows = [_row(folder, path, notebook) for path, notebook in self._notebooks.items()]
+        worst_first = sorted(self._notebooks.items(), key=lambda item: not item[1].failures)
+        rows = [_row(folder, path, notebook) for path, notebook in worst_first]
+        failed = sum(bool(notebook.failures) for notebook in self._notebooks.values())
+        count = f"{failed} of {len(rows)} failed" if failed else f"All {len(rows)} passed"
+        headline = f"{count}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}."
+        kind = "failed" if failed else "passed"
+        page = PAGE.format(headline=headline, kind=kind, rows="".join(rows))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            files.replace(folder / INDEX, PAGE.format(rows="".join(rows)))
+            files.replace(folder / INDEX, page)
         except OSError as err:
             terminalreporter.write_line(f"{folder / INDEX} cannot be written ({err.strerror}).")
             return False
