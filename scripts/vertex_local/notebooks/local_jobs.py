@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from vertex_local.config import Root
@@ -59,12 +60,8 @@ class LocalJobs:
 
     def _new(self) -> list[Any]:
         new = [job for job in jobs(self._root) if job.name not in self._known]
-        return [job for job in new if self._starter(job) in ("", self._kernel)]
-
-    def _starter(self, job: Any) -> str:
-        from vertex_local.training.names import ResourceName
-
-        return starter.of(self._root.jobs / ResourceName.of(job).id)
+        own = ("", self._kernel)
+        return [job for job in new if starter.of(folder_of(self._root, job)) in own]
 
 
 def is_meant_to_fail(job: Any, patterns: list[str]) -> bool:
@@ -72,11 +69,16 @@ def is_meant_to_fail(job: Any, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(job.display_name, pattern) for pattern in patterns)
 
 
+def folder_of(root: Root, job: Any) -> Path:
+    """Return where local mode keeps the files of a job."""
+    from vertex_local.training.names import ResourceName  # imports the SDK, which takes its time
+
+    return root.jobs / ResourceName.of(job).id
+
+
 def log_of(root: Root, job: Any) -> str:
     """Return a job's log: a line with its path, then its text; "" if it has none."""
-    from vertex_local.training.names import ResourceName
-
-    path = root.jobs / ResourceName.of(job).id / "job.log"
+    path = folder_of(root, job) / "job.log"
     return f"{path}\n{path.read_text(errors='replace')}" if path.is_file() else ""
 
 
