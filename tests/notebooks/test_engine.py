@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ image = "us-docker.pkg.dev/vertex-ai/training/pytorch-cpu.2-4.py310:latest"
 pool = {
     "machine_spec": {"machine_type": "n1-standard-4"},
     "replica_count": 1,
-    "container_spec": {"image_uri": image, "command": ["sh", "-c", "exit 3"]},
+    "container_spec": {"image_uri": image, "command": ["sh", "-c", "echo last words; exit 3"]},
 }
 aiplatform.CustomJob(display_name="fails", worker_pool_specs=[pool]).submit()
 bucket.delete(force=True)
@@ -36,12 +37,17 @@ def test_a_job_that_fails_is_a_failure_of_its_own_notebook_alone(
     session = Session(new_notebook(cells=[new_code_cell(FAILING_JOB)]), tmp_path)
     own, others = LocalJobs(root, session.kernel), LocalJobs(root, starter.new_kernel())
     session.start()
+    started = datetime.now(timezone.utc)
     seen = session.run(0)
     session.stop()
     assert seen.raised is None, seen.raised
     assert own.wait(60) == []
     assert [job.display_name for job in own.unaccounted()] == ["fails"]
-    assert others.failed() == []
+    assert [log.split("\n")[1] for log in own.failed_logs(started)] == ["last words"]
+    assert own.seconds(started) > 0
+    ended = datetime.now(timezone.utc)
+    assert (own.failed_logs(ended), own.seconds(ended)) == ([], 0)
+    assert (others.failed(), others.failed_logs(started), others.seconds(started)) == ([], [], 0)
 
 
 @pytest.mark.parametrize("deaths", [1, 2])

@@ -33,6 +33,7 @@ class Checking:
 
     Attributes:
         session: the kernel.
+        jobs: the jobs that it starts.
     """
 
     def __init__(self, session: Session, root: Root) -> None:
@@ -43,8 +44,7 @@ class Checking:
             root: local mode's root, whose jobs are looked at.
         """
         self.session = session
-        self._root = root
-        self._jobs = LocalJobs(root, session.kernel)
+        self.jobs = LocalJobs(root, session.kernel)
         self._meant: list[str] = []  # patterns of jobs that are meant to fail
 
     def cell(
@@ -78,7 +78,7 @@ class Checking:
                 findings.append(each)
                 cell.outputs.append(_error(each.name, f"{each.what}\n{each.details}"))
         if must_raise or any(each.fails for each in findings):
-            self._jobs.settle()
+            self.jobs.settle()
         return passed(findings)
 
     def end(self, limit: float = JOB_SECONDS) -> list[Finding]:
@@ -90,11 +90,11 @@ class Checking:
         Raises:
             CellFailed: if something failed for which no cell failed.
         """
-        active = self._jobs.wait(limit)
-        failed = self._jobs.failed()
+        active = self.jobs.wait(limit)
+        failed = self.jobs.failed()
         findings = [
             Finding(f"the job {job.display_name!r} ended as FAILED, and no cell failed by it")
-            for job in self._jobs.unaccounted()
+            for job in self.jobs.unaccounted()
             if not local_jobs.is_meant_to_fail(job, self._meant)
         ]
         findings += [
@@ -222,7 +222,7 @@ def _run_cell(
         seconds = checking.session.seconds
         print(f"{progress} FAILED {seconds:>6.1f} s  {title(cell)}", flush=True)
         where = f"{path.name}: code cell {number} of {count}"
-        logs = local_jobs.failed_job_logs(find_root(), started)
+        logs = checking.jobs.failed_logs(started)
         raise NotebookFailed(account.account(where, cell, failure, logs)) from err
     print(f"{progress} ok     {checking.session.seconds:>6.1f} s  {title(cell)}", flush=True)
     for each in warnings:

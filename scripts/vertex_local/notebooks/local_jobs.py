@@ -38,9 +38,7 @@ class LocalJobs:
 
     def failed(self) -> list[Any]:
         """Return all jobs that failed."""
-        from vertex_local.training.states import FAILED
-
-        return [job for job in self._new() if job.state == FAILED]
+        return [job for job in self._new() if job.state.name == "JOB_STATE_FAILED"]
 
     def unaccounted(self) -> list[Any]:
         """Return the jobs that failed, and no cell by them."""
@@ -52,6 +50,25 @@ class LocalJobs:
         while (active := self._active()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         return active
+
+    def failed_logs(self, since: datetime) -> list[str]:
+        """Return the logs of the jobs that failed since then: a line with the path, then its text.
+
+        Args:
+            since: a time with a time zone.
+        """
+        failed = [job for job in self.failed() if job.end_time >= since]
+        return [log for job in failed if (log := log_of(self._root, job))]
+
+    def seconds(self, since: datetime) -> float:
+        """Return for how many seconds the jobs ran that were started since then.
+
+        Args:
+            since: a time with a time zone.
+        """
+        ran = [job for job in self._new() if job.start_time and job.end_time]
+        times = [job.end_time - job.start_time for job in ran if job.start_time >= since]
+        return float(sum(each.total_seconds() for each in times))
 
     def _active(self) -> list[Any]:
         from vertex_local.training.states import is_final
@@ -80,32 +97,6 @@ def log_of(root: Root, job: Any) -> str:
     """Return a job's log: a line with its path, then its text; "" if it has none."""
     path = folder_of(root, job) / "job.log"
     return f"{path}\n{path.read_text(errors='replace')}" if path.is_file() else ""
-
-
-def failed_job_logs(root: Root, since: datetime) -> list[str]:
-    """Return the logs of the jobs that failed since then: a line with the path, then its text.
-
-    Args:
-        root: local mode's root; nothing is returned if it has had no jobs.
-        since: a time with a time zone.
-    """
-    found = jobs(root)
-    if not found:
-        return []
-    from vertex_local.training.states import FAILED
-
-    failed = [job for job in found if job.state == FAILED and job.end_time >= since]
-    return [log for job in failed if (log := log_of(root, job))]
-
-
-def job_seconds(root: Root, since: datetime) -> float:
-    """Return for how many seconds jobs ran that were started since then (a time with a zone)."""
-    seconds = (
-        (job.end_time - job.start_time).total_seconds()
-        for job in jobs(root)
-        if job.start_time and job.end_time and job.start_time >= since
-    )
-    return float(sum(seconds))
 
 
 def jobs(root: Root) -> list[Any]:

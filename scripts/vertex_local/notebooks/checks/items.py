@@ -15,7 +15,7 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from nbval.plugin import IPyNbCell, IPyNbFile, metadata_tags
 
 from vertex_local.config import LocalModeError, find_root
-from vertex_local.notebooks import account, checking, evidence, files, local_jobs
+from vertex_local.notebooks import account, checking, evidence, files
 from vertex_local.notebooks.account import CellFailed
 from vertex_local.notebooks.checking import Checking
 from vertex_local.notebooks.checks.timing import Timing
@@ -192,7 +192,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
             raise
         except CellFailed as err:
             self.parent.failed_at = self.name
-            logs = local_jobs.failed_job_logs(find_root(), started)
+            logs = self.parent.checking.jobs.failed_logs(started)
             raise CellFailed(account.account("", self.cell, err, logs)) from err
         finally:
             if not self.options["skip"]:
@@ -251,7 +251,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
     def _note_times(self, started: datetime) -> None:
         seconds = (datetime.now(timezone.utc) - started).total_seconds()
         scripts = self.parent.checking.session.command_seconds
-        scripts += local_jobs.job_seconds(find_root(), started)
+        scripts += self.parent.checking.jobs.seconds(started)
         timing = Timing(self.cell_num, files.title(self.cell), seconds, scripts)
         self.user_properties.append(timing.as_property())
 
