@@ -1,8 +1,8 @@
 """The page for people: jobs, their logs, curves and files, buckets, faults and the budget.
 
-Server-side HTML that works without JavaScript, except that it then does not update by itself.
-Everything that it shows is text: nothing of a job or a bucket is ever interpreted.
+The server renders HTML. JavaScript only refreshes it: without, reload the page yourself.
+Everything from a job or a bucket is shown as text, never interpreted as HTML or script.
 
-May import what the routes of the training API may: `training`, `jobs`, `storage`, `faults`, and of
-`server` only `access`.
+May import what `training.routes` may: `training`, `tuning`, `registry`, `jobs`, `storage`,
+`faults` and the modules at the top; nothing of `server`, which imports this room.
 """

@@ -1,4 +1,4 @@
-"""The loss curve of a run as points of a drawing, from its `eval_history.csv`."""
+"""The loss curve of a run as SVG points, computed from its `eval_history.csv`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 
+# In pixels: the size of the drawing, and its margins.
 WIDTH, HEIGHT = 600, 220
 LEFT, TOP, RIGHT, BOTTOM = 60, 10, 10, 30
 MAX_POINTS = 400
@@ -16,10 +17,10 @@ SERIES = ("train_loss", "val_loss")
 
 @dataclass(frozen=True)
 class Curve:
-    """A drawing of `WIDTH` times `HEIGHT`.
+    """A drawing of `WIDTH` times `HEIGHT` pixels.
 
     Attributes:
-        lines: for each series its name, and its points as an SVG polyline wants them.
+        lines: for each series its name, and its points in the format of an SVG polyline.
         low, high: the smallest and the largest loss.
         first, last: the first and the last epoch.
         best: the epoch with the lowest validation loss, and that loss.
@@ -34,7 +35,7 @@ class Curve:
 
 
 def draw(text: str) -> Curve | None:
-    """Return the curve; None if the text has not two whole rows of numbers yet."""
+    """Return the curve of a CSV text; None if it has fewer than two complete rows of numbers."""
     rows = list(_rows(text))
     if len(rows) < 2:
         return None
@@ -59,9 +60,9 @@ def draw(text: str) -> Curve | None:
 
 
 def _rows(text: str) -> list[tuple[float, float, float]]:
-    """Return epoch, train_loss and val_loss of each whole row; the last may be half written."""
+    """Return epoch, train_loss and val_loss of each complete row; the script may be writing."""
     rows: list[tuple[float, float, float]] = []
-    with suppress(csv.Error):  # no CSV from there on
+    with suppress(csv.Error):  # the rest is not CSV
         for row in csv.DictReader(io.StringIO(text, newline=None)):
             try:
                 values = tuple(float(row[name]) for name in ("epoch", *SERIES))

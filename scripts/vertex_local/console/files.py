@@ -15,7 +15,7 @@ from vertex_local.storage.objects import Objects
 PREVIEW_BYTES = 64 * 1024
 TABLE_ROWS, TABLE_COLUMNS = 50, 30
 IMAGES = {"png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif"}
-PAGE = 200
+PAGE = 200  # entries
 CURVE_BYTES = 4 * 1024 * 1024
 
 
@@ -30,7 +30,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Folder:
-    """One page of what lies below a prefix."""
+    """One page of the objects and folders below a prefix.
+
+    Attributes:
+        entries: the objects.
+        folders: the prefixes that end with the delimiter.
+        token: asks for the next page; "" on the last one.
+    """
 
     entries: list[Entry]
     folders: list[str]
@@ -39,7 +45,14 @@ class Folder:
 
 @dataclass(frozen=True)
 class Preview:
-    """The beginning of an object's content: text, a table, or the type of an image."""
+    """The beginning of an object's content. All fields are empty if it cannot be shown.
+
+    Attributes:
+        text: of a text file.
+        table: rows of a CSV file.
+        image: the media type of an image.
+        is_whole: whether text or table are complete.
+    """
 
     text: str = ""
     table: tuple[tuple[str, ...], ...] = ()
@@ -50,7 +63,15 @@ class Preview:
 def folder(
     objects: Objects, bucket: str, prefix: str, token: str = "", delimiter: str = "/"
 ) -> Folder:
-    """Return what lies below a prefix; without a delimiter, everything below it."""
+    """Return one page of what lies below a prefix.
+
+    Args:
+        objects: the buckets.
+        bucket: the bucket's name.
+        prefix: how the names begin.
+        token: of a page; "" for the first one.
+        delimiter: "" lists the objects in subfolders, too.
+    """
     resume = listing.read_token(token) if token else ""
     query = listing.Query(prefix=prefix, delimiter=delimiter, limit=PAGE, resume=resume)
     found, page = objects.list(bucket, query)
@@ -59,12 +80,12 @@ def folder(
 
 
 def moment(resource: Mapping[str, object]) -> datetime:
-    """Return when an object was changed."""
+    """Return when an object was last changed."""
     return datetime.fromisoformat(str(resource["updated"]).replace("Z", "+00:00"))
 
 
 def below(objects: Objects, uri: str) -> list[Entry]:
-    """Return the objects of a run's folder; none if there is no such bucket."""
+    """Return the first `PAGE` objects of a run's folder; [] if there is no such bucket."""
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     try:
         found = folder(objects, bucket, f"{prefix}/" if prefix else "", delimiter="")
@@ -74,13 +95,13 @@ def below(objects: Objects, uri: str) -> list[Entry]:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """Return bucket and name of a `gs://` address."""
+    """Return bucket and object name of a `gs://` URI."""
     bucket, _, name = uri.removeprefix("gs://").partition("/")
     return bucket, name
 
 
 def head(objects: Objects, bucket: str, name: str, limit: int) -> bytes:
-    """Return the first bytes of an object; none if there is no such object."""
+    """Return at most the first `limit` bytes of an object; none if there is no such object."""
     try:
         file, _ = objects.open(bucket, name)
     except NotFound:
@@ -90,7 +111,7 @@ def head(objects: Objects, bucket: str, name: str, limit: int) -> bytes:
 
 
 def _rows(text: str) -> list[list[str]]:
-    """Return the rows of a CSV file, whatever ends its lines; none if it is no such file."""
+    """Return the rows of a CSV text with any kind of line ends; [] if it is not CSV."""
     try:
         return list(csv.reader(io.StringIO(text, newline=None)))
     except csv.Error:
@@ -98,9 +119,9 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def preview(data: bytes, name: str, is_whole: bool) -> Preview:
-    """Return what to show of an object's first bytes; nothing for what is no text.
+    """Return what to show of an object's first bytes; an empty Preview for binary data.
 
-    An SVG is shown as text: as a drawing it may hold script.
+    SVG is shown as text, because an SVG image can contain script.
     """
     suffix = name.rpartition(".")[2].lower()
     if image := IMAGES.get(suffix):
@@ -108,14 +129,13 @@ def preview(data: bytes, name: str, is_whole: bool) -> Preview:
     try:
         text = data.decode()
     except UnicodeDecodeError as err:
-        if is_whole or err.start < len(data) - 4:  # else only the last letter is cut
+        if is_whole or err.start < len(data) - 4:  # else only the last character is incomplete
             return Preview()
         text = data[: err.start].decode()
     if "\0" in text:
         return Preview()
     rows = _rows(text) if suffix == "csv" else []
     if rows:
-        cut = len(rows) > TABLE_ROWS or not is_whole
         table = tuple(tuple(row[:TABLE_COLUMNS]) for row in rows[:TABLE_ROWS])
-        return Preview(table=table, is_whole=not cut)
+        return Preview(table=table, is_whole=is_whole and len(rows) <= TABLE_ROWS)
     return Preview(text=text, is_whole=is_whole)

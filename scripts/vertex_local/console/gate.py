@@ -1,7 +1,7 @@
 """Who may see the page: the browser in which its owner opened a link that works once.
 
-The link holds a code. Opening it gives the browser a cookie for this server only, and only below a
-path that nobody can guess: cookies do not know ports, so another server of this machine would get
+The link contains a code. Opening it gives the browser a cookie, which is sent only below a path
+that nobody can guess: cookies are not bound to a port, so other servers on this machine would get
 it otherwise. Pages of other sites can use neither the cookie (`SameSite`) nor the page.
 """
 
@@ -20,10 +20,10 @@ from starlette.datastructures import Headers
 from vertex_local.config import HOST
 
 COOKIE = "vertex-local-console"
-CODE_SECONDS = 3600.0  # after which an unopened link no longer works
-MAX_CODES = 1000
+CODE_SECONDS = 3600.0  # an unopened link stops working after this time
+MAX_CODES = 1000  # unopened links; older ones stop working
 READING = ("GET", "HEAD")
-# Load nothing from elsewhere, run only the page's own script file, allow no frame around it.
+# Load nothing from other sites, run only the page's own script file, refuse to be framed.
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -43,13 +43,13 @@ class Session:
 
     Args:
         port: the TCP port on which the server answers.
-        proxy: the address of a proxy that shows what is at this port, such as
-            `https://example.org/proxy/8080`. The page is then there, and there only.
+        proxy: the URL at which a proxy shows this port, such as `https://example.org/proxy/8080`.
+            The page can then be opened at this URL only.
 
     Attributes:
         prefix: the path of the page on this server.
-        path: the same as a browser sees it: below that of the proxy, if there is one.
-        origins: scheme and host of the page in a browser, all that are allowed.
+        path: the path of the page in a browser: with the proxy's path in front, if there is one.
+        origins: every origin (scheme, host and port) at which a browser may open the page.
     """
 
     def __init__(self, port: int, proxy: str = "") -> None:
@@ -62,11 +62,11 @@ class Session:
             self.origins = [f"{parts.scheme}://{parts.netloc}"]
         self._secure = "; Secure" if parts.scheme == "https" else ""
         self._cookie = secrets.token_urlsafe(32)
-        self._codes: dict[str, float] = {}  # digest of a code, and when it expires
+        self._codes: dict[str, float] = {}  # when each code expires, by its digest
         self._lock = threading.Lock()
 
     def link(self, path: str) -> str:
-        """Return an address of the page that opens it once, for somebody who has the token.
+        """Return a URL that opens the page once. Give it only to somebody who has the token.
 
         Args:
             path: which page, such as `jobs/123`, or "".
@@ -80,13 +80,13 @@ class Session:
         return f"{self._base}{self.prefix}/enter/{code}/{path.lstrip('/')}"
 
     def redeem(self, code: str) -> bool:
-        """Return whether a code is valid; it is used up either way."""
+        """Return whether a code is valid; afterwards it no longer is."""
         with self._lock:
             return self._codes.pop(_digest(code), 0.0) > time.monotonic()
 
     @property
     def set_cookie(self) -> str:
-        """The header that gives a browser the cookie."""
+        """The value of the header `Set-Cookie` that gives a browser the cookie."""
         where = f"Path={self.path}/; HttpOnly; SameSite=Strict{self._secure}"
         return f"{COOKIE}={self._cookie}; {where}"
 
@@ -106,15 +106,15 @@ def _digest(code: str) -> str:
 
 
 def refusal(method: str, headers: Headers, origins: Sequence[str]) -> str | None:
-    """Return why a request does not come from the page itself or its owner, or None.
+    """Return why a request is refused, or None if it comes from the page itself or its owner.
 
-    Whoever opens a link in another program or page may do so, for that shows only what the cookie
-    allows; everything else must come from the page.
+    Opening a link in another program or page is allowed, because it shows nothing without the
+    cookie. Every other request must come from the page.
 
     Args:
         method: the request's method.
         headers: its headers.
-        origins: scheme and host of the page.
+        origins: every origin of the page, see `Session`.
     """
     host = headers.get("host", "")
     own = next((each for each in origins if each.partition("//")[2] == host), None)
@@ -125,8 +125,8 @@ def refusal(method: str, headers: Headers, origins: Sequence[str]) -> str | None
     if method not in READING:
         is_own = origin == own and site in ("none", "same-origin")
         return None if is_own else "Only this page's own forms may change something."
-    opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
-    if site not in ("none", "same-origin") and opened != ("navigate", "document"):
+    purpose = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest"))
+    if site not in ("none", "same-origin") and purpose != ("navigate", "document"):
         return "Pages of other sites may not use this one."
     if origin not in (None, own):
         return "Pages of other sites may not use this one."

@@ -1,4 +1,4 @@
-"""Which address of the page shows what, and which form changes what."""
+"""The URLs of the page: what each one shows, and what each form changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ START = "/console/"
 MAX_FORM_BYTES = 64 * 1024
 TAIL_LINES = 200
 NEWEST_SEARCHES = 10
-# What the content of a bucket's object may do in a browser: nothing.
+# A browser may run nothing that an object contains.
 RAW_HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -55,12 +55,12 @@ View = Callable[["Console", Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Console:
-    """What the page works on.
+    """What the handlers of the page need.
 
     Attributes:
         service: jobs and their runner.
         objects: the buckets.
-        session: who may see it, and where.
+        session: who may see the page, and at which path.
     """
 
     service: Service
@@ -68,34 +68,37 @@ class Console:
     session: Session
 
     def at(self, path: str = "", **query: object) -> str:
-        """Return the address of a part of the page."""
-        told = {key: value for key, value in query.items() if value not in ("", None)}
-        return f"{self.session.path}/{quote(path)}" + (f"?{urlencode(told)}" if told else "")
+        """Return the path and query of a part of the page, such as `jobs/123`.
+
+        Parameters of the query that are "" or None are left out.
+        """
+        given = {key: value for key, value in query.items() if value not in ("", None)}
+        return f"{self.session.path}/{quote(path)}" + (f"?{urlencode(given)}" if given else "")
 
     def page(self, template: str, status: int = 200, **values: Any) -> Response:
-        """Return a page. Whatever is put into it is text, never markup."""
-        made = TEMPLATES.get_template(template).render(at=self.at, **values)
-        return HTMLResponse(made, status)
+        """Return a rendered template. The values are escaped, so they cannot add markup."""
+        content = TEMPLATES.get_template(template).render(at=self.at, **values)
+        return HTMLResponse(content, status)
 
 
 def _templates() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"moment": views.moment, "recent": views.recent, "money": costs.money}
-    made.filters |= {"duration": views.duration, "size": views.size}
-    return made
+    environment.filters |= {"moment": views.moment, "recent": views.recent, "money": costs.money}
+    environment.filters |= {"duration": views.duration, "size": views.size}
+    return environment
 
 
 TEMPLATES = _templates()
 
 
 def beside(console: Console, others: ASGIApp) -> ASGIApp:
-    """Return an application that answers for the page, and gives everything else to another."""
+    """Return an ASGI application: the page below `/console/`, `others` for every other path."""
     page = application(console)
 
     async def choose(scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +109,7 @@ def beside(console: Console, others: ASGIApp) -> ASGIApp:
 
 
 def application(console: Console) -> ASGIApp:
-    """Return the page as a web application, behind its gate."""
+    """Return the page as an ASGI application, behind its gate."""
     routes = [
         Route("/", partial(_view, console, jobs)),
         Route("/enter/{code}/{path:path}", partial(_view, console, enter)),
@@ -132,14 +135,14 @@ def application(console: Console) -> ASGIApp:
             HTTPException: partial(_problem, console),
             StorageError: partial(_problem, console),
             LocalModeError: partial(_problem, console),
-            Exception: partial(_unexpected, console),  # it is still raised, for the server's log
+            Exception: partial(_unexpected, console),  # Starlette raises it again: for server.log
         },
     )
     return _Guard(app, console)
 
 
 class _Guard:
-    """ASGI middleware: nobody but the owner's browser gets further than the entrance."""
+    """ASGI middleware: admits only the owner's browser, and adds the security headers."""
 
     def __init__(self, app: ASGIApp, console: Console) -> None:
         self._app, self._console = app, console
@@ -168,13 +171,14 @@ class _Guard:
             return console.page("closed.html", 403, reason=reason)
         prefix = console.session.prefix
         if not request.url.path.startswith(f"{prefix}/"):
-            reason = "This address is of a server that has ended."
+            reason = "This address belongs to a server that has ended."
             return console.page("closed.html", 404, reason=reason)
         entrance = request.url.path.startswith((f"{prefix}/enter/", f"{prefix}/static/"))
         if entrance or console.session.has_entered(headers):
             return None
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            # A browser that follows a link from another site withholds the cookie once.
+            # Following a link from another site, a browser does not send a SameSite=Strict
+            # cookie. It does when this page opens the same address again.
             return console.page("enter.html", target=_own_address(console, request))
         return console.page("closed.html", 403, reason="This browser has not opened a link yet.")
 
@@ -196,7 +200,7 @@ async def _problem(console: Console, _request: Request, error: Exception) -> Res
 
 
 async def _unexpected(console: Console, _request: Request, _error: Exception) -> Response:
-    text = "Local mode could not make this page. The file server.log in its folder says why."
+    text = "Local mode could not show this page. The file server.log in its folder says why."
     return console.page("problem.html", 500, text=text)
 
 
@@ -204,10 +208,10 @@ async def _unexpected(console: Console, _request: Request, _error: Exception) ->
 
 
 async def enter(console: Console, request: Request) -> Response:
-    """Give the browser the cookie if the link was not used before; go on in either case.
+    """Give the browser the cookie if the link is valid; then open the page in either case.
 
-    The step in between is needed: a browser that comes from another site would not send the cookie
-    with a redirected request.
+    It answers with a page that opens the next one, not with a redirect: a browser that comes from
+    another site would not send the cookie with a redirected request.
     """
     target = console.at(request.path_params["path"])
     answer = console.page("enter.html", target=target)
@@ -217,17 +221,17 @@ async def enter(console: Console, request: Request) -> Response:
 
 
 def new_link(console: Console) -> Route:
-    """Return the route by which somebody with the token gets a link to the page."""
+    """Return the route, of the training API, at which a caller with the token gets a link."""
 
     async def link(request: Request) -> Response:
-        made = console.session.link(request.query_params.get("page", ""))
-        return PlainTextResponse(made, background=BackgroundTask(_warm_up, console))
+        url = console.session.link(request.query_params.get("page", ""))
+        return PlainTextResponse(url, background=BackgroundTask(_warm_up, console))
 
     return Route("/console-link", link, methods=["POST"])
 
 
 def _warm_up(console: Console) -> None:
-    """Read templates and jobs once, so that whoever opens the link does not wait for it."""
+    """Load templates and jobs into their caches, so that the link opens at once."""
     for name in TEMPLATES.list_templates():
         TEMPLATES.get_template(name)
     views.listing(console.service.records, "", "", "", 0)
@@ -245,32 +249,29 @@ async def static(_console: Console, request: Request) -> Response:
 
 async def jobs(console: Console, request: Request) -> Response:
     query = request.query_params
-    told = {name: query.get(name, "") for name in ("state", "text", "owner")}
-    page = query.get("page", "0")
-    number = _number(page) or 0
-    found = await run_in_threadpool(
-        views.listing, console.service.records, told["state"], told["text"], told["owner"], number
-    )
+    filters = {name: query.get(name, "") for name in ("state", "text", "owner")}
+    number = _number(query.get("page", "")) or 0
+    found = await run_in_threadpool(views.listing, console.service.records, **filters, page=number)
     return console.page(
         "jobs.html",
         found=found,
-        told=told,
+        filters=filters,
         number=number,
-        searches=await run_in_threadpool(_searches, console, told),
+        searches=await run_in_threadpool(_searches, console, filters),
         per_page=views.PAGE,
         budget=await run_in_threadpool(_budget, console),
     )
 
 
-def _searches(console: Console, told: Mapping[str, str]) -> list[searches.Search]:
-    """Return the newest searches to which the filters of the list apply."""
+def _searches(console: Console, filters: Mapping[str, str]) -> list[searches.Search]:
+    """Return the newest searches that match the filters of the list."""
     found = map(searches.search_of, reversed(console.service.records.searches()))
     wanted = (
         each
         for each in found
-        if told["state"] in ("", each.state)
-        and told["owner"] in ("", each.owner)
-        and (told["text"].lower() in each.name.lower() or told["text"] == each.id)
+        if filters["state"] in ("", each.state)
+        and filters["owner"] in ("", each.owner)
+        and (filters["text"].lower() in each.name.lower() or filters["text"] == each.id)
     )
     return list(itertools.islice(wanted, NEWEST_SEARCHES))
 
@@ -324,12 +325,12 @@ async def search(console: Console, request: Request) -> Response:
     """Show a hyperparameter tuning job with its trials."""
     found = await run_in_threadpool(_search, console, request)
     shown = searches.search_of(found)
-    said = logs.part(console.service.runner.root.jobs / shown.id / SERVICE_LOG)
+    service_log = logs.part(console.service.runner.root.jobs / shown.id / SERVICE_LOG)
     return console.page(
         "search.html",
         search=shown,
         cost=views.cost(found),
-        said=said.lines[-TAIL_LINES:],
+        said=service_log.lines[-TAIL_LINES:],
         drawing=curve,
     )
 
@@ -345,11 +346,11 @@ def _search(console: Console, request: Request) -> HyperparameterTuningJob:
 async def cancel_search(console: Console, request: Request) -> Response:
     found = await run_in_threadpool(_search, console, request)
     await run_in_threadpool(console.service.tuner.cancel, found.name)
-    return _see(console, f"searches/{request.path_params['id']}")
+    return _redirect(console, f"searches/{request.path_params['id']}")
 
 
 def _number(text: str) -> int | None:
-    """Return a whole number from an address; None for anything else."""
+    """Return a text as a number of at most 15 digits; None if it is not one."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
@@ -363,8 +364,8 @@ async def log(console: Console, request: Request) -> Response:
     text, start = request.query_params.get("text", ""), request.query_params.get("from", "")
     begin = _number(start)
     path = chosen[0].path
-    look = partial(logs.search, path, text) if text else partial(logs.part, path, begin)
-    part = await run_in_threadpool(look)
+    read = partial(logs.search, path, text) if text else partial(logs.part, path, begin)
+    part = await run_in_threadpool(read)
     row = views.row_of(found)
     return console.page(
         "log.html", row=row, log=chosen[0], part=part, text=text, at_end=begin is None and not text
@@ -374,18 +375,18 @@ async def log(console: Console, request: Request) -> Response:
 async def cancel(console: Console, request: Request) -> Response:
     found = _job(console, request)
     await run_in_threadpool(console.service.runner.cancel, found.name)
-    return _see(console, f"jobs/{request.path_params['id']}")
+    return _redirect(console, f"jobs/{request.path_params['id']}")
 
 
 async def preempt(console: Console, request: Request) -> Response:
-    """Take a Spot machine away now."""
+    """Take the Spot machine of a job away now: add a fault for this job."""
     number = ResourceName.of(_job(console, request)).id
     console.service.runner.faults.add("preemption", {"job": number})
-    return _see(console, f"jobs/{number}")
+    return _redirect(console, f"jobs/{number}")
 
 
-def _see(console: Console, path: str) -> Response:
-    # Without a host, a proxy may put its own path before that of the address a second time.
+def _redirect(console: Console, path: str) -> Response:
+    # If the address has no host, a proxy may put its own path before it a second time.
     host = console.session.origins[0] if console.session.path != console.session.prefix else ""
     return Response(status_code=303, headers={"Location": f"{host}{console.at(path)}"})
 
@@ -423,14 +424,14 @@ async def show_object(console: Console, request: Request) -> Response:
 
 
 async def raw(console: Console, request: Request) -> Response:
-    """Return an object's bytes: an image to be shown, anything else to be kept as a file."""
+    """Return an object's bytes: images for the page, everything else as a download."""
     bucket, name = request.query_params.get("bucket", ""), request.query_params.get("name", "")
     file, document = await run_in_threadpool(console.objects.open, bucket, name)
     kind = files.IMAGES.get(name.rpartition(".")[2].lower())
     headers = {**RAW_HEADERS, "Content-Length": str(document["size"])}
     if kind is None or request.query_params.get("download"):
-        told = quote(name.rpartition("/")[2] or "object")
-        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{told}"
+        filename = quote(name.rpartition("/")[2] or "object")
+        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{filename}"
         kind = "application/octet-stream"
     return StreamingResponse(pieces(file), headers=headers, media_type=kind)
 
@@ -450,7 +451,7 @@ async def faults(console: Console, request: Request) -> Response:
 
 
 async def _form(request: Request) -> Mapping[str, str]:
-    """Return the fields of a form that have a value."""
+    """Return the fields of a form that have a value; refuse more than `MAX_FORM_BYTES`."""
     body = b""
     async for data in request.stream():
         body += data
@@ -460,15 +461,15 @@ async def _form(request: Request) -> Mapping[str, str]:
 
 
 async def add_fault(console: Console, request: Request) -> Response:
-    told = dict(await _form(request))
-    console.service.runner.faults.add(told.pop("kind", ""), told)
-    return _see(console, "faults")
+    options = dict(await _form(request))
+    console.service.runner.faults.add(options.pop("kind", ""), options)
+    return _redirect(console, "faults")
 
 
 async def clear_faults(console: Console, request: Request) -> Response:
     number = (await _form(request)).get("number", "")
     console.service.runner.faults.clear(_number(number))
-    return _see(console, "faults")
+    return _redirect(console, "faults")
 
 
 async def set_budget(console: Console, request: Request) -> Response:
@@ -479,10 +480,10 @@ async def set_budget(console: Console, request: Request) -> Response:
     else:
         budget = Budget.read(root) or Budget(0)
         replace(budget, usd=Budget.amount(text)).write(root)
-    return _see(console, "faults")
+    return _redirect(console, "faults")
 
 
 def _budget(console: Console) -> tuple[float, float] | None:
-    """Return the limit, and what is spent of it."""
+    """Return the limit and what is spent of it, in US dollars; None if there is no budget."""
     budget = Budget.read(console.service.runner.root)
     return (budget.usd, budget.spent(console.service.records.jobs())) if budget else None

@@ -1,4 +1,4 @@
-"""What the page shows of a hyperparameter tuning job: its trials as a table and as a picture."""
+"""What the page shows of a hyperparameter tuning job: its trials as a table and as a chart."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row:
         state: such as SUCCEEDED.
         values: its parameters, in the order of the search.
         metric: the first metric's final value; NaN if there is none yet.
-        seconds: how long it has run; None before it has begun.
+        seconds: how long it has run; None before its start.
         is_best: whether no other trial is better.
     """
 
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """A measured trial in the picture."""
+    """A trial with a metric in the chart, at x and y in pixels."""
 
     x: float
     y: float
@@ -51,7 +51,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Search:
-    """A hyperparameter tuning job."""
+    """A hyperparameter tuning job.
+
+    Attributes:
+        steps: the states that it has entered.
+        metric, goal: its first metric, and MAXIMIZE or MINIMIZE.
+        parameters: their names.
+        rows: all trials.
+        points: the trials that have a metric.
+        low, high: the smallest and the largest metric; 0 if there is none.
+        planned: how many trials were asked for.
+        asked: names and values of what the search asked for.
+        commands: show the same in a shell and in Python.
+    """
 
     id: str
     name: str

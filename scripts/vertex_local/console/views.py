@@ -1,4 +1,4 @@
-"""What the page shows of jobs: rows of the list, and all about one job."""
+"""What the page shows of jobs: rows of the list, and everything about one job."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from vertex_local.training.budget import Budget
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Records
 
-PAGE = 100
-ROWS_KEPT = 5000
+PAGE = 100  # rows
+ROWS_KEPT = 5000  # in each cache
 INJECTED = LABEL.format(kind="")
 SIGNS = {"SUCCEEDED": "✓", "FAILED": "✗", "CANCELLED": "–", "RUNNING": "▶", "PENDING": "…"}
 
@@ -54,13 +54,21 @@ class Row:
 
     @property
     def sign(self) -> str:
-        """A sign for the state, so that it is not told by colour alone."""
+        """A character for the state, so that colour is not the only sign of it."""
         return SIGNS.get(self.state, "•")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of the list: rows, and how many there are in all that match."""
+    """One page of the list of jobs.
+
+    Attributes:
+        rows: the jobs on this page.
+        matching: how many jobs match the filters, on all pages.
+        total: how many jobs there are.
+        states: the names of all states, for the filter.
+        is_active: whether any job has not ended yet.
+    """
 
     rows: list[Row]
     matching: int
@@ -75,7 +83,7 @@ def listing(records: Records, state: str, text: str, owner: str, page: int) -> L
     Args:
         records: all jobs.
         state: only those in this state, such as FAILED; "" for any.
-        text: only those whose name or id holds it, in any case of letters.
+        text: only those whose name contains it, in upper or lower case, or whose id it is.
         owner: only those with this label `owner`; "" for any.
         page: from 0.
     """
@@ -96,7 +104,7 @@ def listing(records: Records, state: str, text: str, owner: str, page: int) -> L
 
 @dataclass(frozen=True)
 class Short:
-    """What the filters ask of a job."""
+    """The fields of a job that the filters compare."""
 
     id: str
     name: str
@@ -107,7 +115,7 @@ class Short:
 
 @functools.lru_cache(maxsize=ROWS_KEPT)
 def _short(message: bytes) -> Short:
-    job = CustomJob.pb(CustomJob.deserialize(message))  # without proto-plus, ten times as fast
+    job = CustomJob.pb(CustomJob.deserialize(message))  # ten times as fast as through proto-plus
     state = JobState(job.state)
     return Short(
         job.name.rpartition("/")[2],
@@ -119,12 +127,13 @@ def _short(message: bytes) -> Short:
 
 
 def _row(message: bytes) -> Row:
-    return row_of(CustomJob.deserialize(message)) if _short(message).is_active else _kept(message)
+    active = _short(message).is_active
+    return row_of(CustomJob.deserialize(message)) if active else _cached_row(message)
 
 
 @functools.lru_cache(maxsize=ROWS_KEPT)
-def _kept(message: bytes) -> Row:
-    """Return the row of a job that has ended, and will not change again."""
+def _cached_row(message: bytes) -> Row:
+    """Return the row of a job that has ended, so that its row cannot change any more."""
     return row_of(CustomJob.deserialize(message))
 
 
@@ -147,12 +156,12 @@ def row_of(job: CustomJob) -> Row:
 
 
 def name_of(job: CustomJob) -> str:
-    """Return the name that its owner gave a job; what backs a training pipeline has an end more."""
+    """Return the name that the user gave: a pipeline's custom job has a suffix of its own."""
     return str(job.display_name).removesuffix("-custom-job")
 
 
 def seconds(job: CustomJob) -> float | None:
-    """Return how long a job has run; None if it has not begun."""
+    """Return how long a job has run, in seconds; None before its start."""
     if not job.start_time:
         return None
     end = job.end_time or datetime.now(timezone.utc)
@@ -169,16 +178,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job's error, its last words first."""
+    """A job's error.
+
+    Attributes:
+        code: a `google.rpc.Code`.
+        last: the last line of the text that says something.
+        text: the whole message.
+    """
 
     code: int
     last: str
-    rest: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Log:
-    """A log of a job: its name for people, its file, and its name in addresses."""
+    """A log of a job: its title on the page, its file, and its name in URLs."""
 
     title: str
     path: Path
@@ -187,12 +202,27 @@ class Log:
 
 @dataclass(frozen=True)
 class Job:
-    """All about one job."""
+    """Everything that the page shows of one job.
+
+    Attributes:
+        row: its row in the list.
+        steps: the states that it has entered.
+        failure: its error, if it has one.
+        search: id and name of the search whose trial it is.
+        asked: names and values of what it asked for.
+        spec: its specification as JSON.
+        logs: its logs that exist.
+        folders: the `gs://` folders that it writes to.
+        cost: so far, as the end of a sentence.
+        expected: what the whole job may cost; "" if that is not known.
+        commands: show the same in a shell and in Python.
+        can_be_taken_away: whether it runs on Spot machines now.
+    """
 
     row: Row
     steps: list[Step]
     failure: Failure | None
-    search: tuple[str, str] | None  # id and name of the search whose trial it is
+    search: tuple[str, str] | None
     asked: list[tuple[str, str]]
     spec: str
     logs: list[Log]
@@ -223,7 +253,7 @@ def job_of(records: Records, root: Root, job: CustomJob) -> Job:
 
 
 def steps(job: CustomJob | HyperparameterTuningJob) -> list[Step]:
-    """Return the states that a job has entered, the first one first."""
+    """Return the states that a job has entered, oldest first."""
     found = [Step("PENDING", job.create_time)]
     if job.start_time:
         found.append(Step("RUNNING", job.start_time))
@@ -236,8 +266,8 @@ def _failure(job: CustomJob) -> Failure | None:
     if not job.error.message:
         return None
     lines = str(job.error.message).strip().splitlines()
-    words = [line.partition("To find out more about")[0].strip() for line in lines]
-    last = next(filter(None, reversed(words)), lines[-1])
+    own = [line.partition("To find out more about")[0].strip() for line in lines]
+    last = next(filter(None, reversed(own)), lines[-1])
     return Failure(int(job.error.code), last, "\n".join(lines))
 
 
@@ -253,7 +283,7 @@ def _search(records: Records, job: CustomJob) -> tuple[str, str] | None:
 
 
 def cost(job: CustomJob | HyperparameterTuningJob) -> str:
-    """Return what a job has cost so far, as the end of a sentence."""
+    """Return what a job would have cost on Vertex AI so far, as the end of a sentence."""
     estimate = costs.of_job(job)
     if estimate.problem:
         return f"not known, because {estimate.problem}"
@@ -262,7 +292,7 @@ def cost(job: CustomJob | HyperparameterTuningJob) -> str:
 
 
 def asked(spec: CustomJobSpec, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what somebody asked for, each with its name."""
+    """Yield name and value of each thing that a job asks for: machines, images, labels, …"""
     for number, pool in enumerate(spec.worker_pool_specs):
         if not pool.replica_count:
             continue
@@ -296,7 +326,7 @@ def asked(spec: CustomJobSpec, labels: Mapping[str, str]) -> Iterator[tuple[str,
 
 
 def logs_of(root: Root, job: CustomJob) -> list[Log]:
-    """Return the logs of a job that exist: one of each replica, and the service's own."""
+    """Return the logs of a job that exist: one of each replica, and the service log."""
     folder = root.jobs / ResourceName.of(job).id
     found = [Log(log.PRIMARY, folder / "job.log", log.PRIMARY)]
     found += [Log(path.stem, path, path.stem) for path in sorted(folder.glob("workerpool*.log"))]
@@ -305,7 +335,7 @@ def logs_of(root: Root, job: CustomJob) -> list[Log]:
 
 
 def run_folders(job: CustomJob) -> list[str]:
-    """Return the `gs://` folders that a job writes to, by `--model_out` and its base folder."""
+    """Return the `gs://` folders named by a job's `--model_out` and base output directory."""
     pool = job.job_spec.worker_pool_specs[0]
     args = list((pool.container_spec or pool.python_package_spec).args)
     options = ("--model_out", "--model-out")
@@ -317,7 +347,7 @@ def run_folders(job: CustomJob) -> list[str]:
 
 
 def _expected(root: Root, job: CustomJob) -> str:
-    """Return what the whole job is expected to cost, and why."""
+    """Return what the whole job may cost, and for how many minutes; "" if that is not known."""
     budget = Budget.read(root) or Budget(0)
     expected = budget.expected(job)
     if expected is None:
@@ -342,19 +372,19 @@ def _commands(records: Records, root: Root, job: CustomJob) -> list[str]:
 
 
 def moment(time: datetime) -> str:
-    """Return a moment for people, in this machine's time, and which time that is."""
+    """Return a time as text, in this machine's time zone and with the zone's name."""
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def recent(time: datetime) -> str:
-    """Return a moment for people in few letters: without the date if it is today's."""
+    """Return a time as short text: without the date if it is today, else without seconds."""
     local = time.astimezone()
     today = local.date() == datetime.now().date()
     return f"{local:%H:%M:%S}" if today else f"{local:%Y-%m-%d %H:%M}"
 
 
 def duration(value: float | None) -> str:
-    """Return seconds for people."""
+    """Return a number of seconds as text, such as `2 min 05 s`; a dash for None."""
     if value is None:
         return "–"
     if value < 60:
@@ -365,7 +395,7 @@ def duration(value: float | None) -> str:
 
 
 def size(count: Any) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes as text, such as `1.5 MB`."""
     number = float(count)
     for unit in ("B", "kB", "MB"):
         if number < 1000:

@@ -1,15 +1,14 @@
 "use strict";
-// Renews all parts of a page that carry data-live by asking for the page again, after the smallest
-// number of seconds that one of them carries. What comes is put in as parsed markup of our own
-// page; no script in it is run.
-let waited = 0; // seconds since the last time
+// Refreshes the parts of the page that have data-live, a number of seconds: fetches the page again
+// after the smallest of these numbers, and replaces the parts. No script in the fetched page runs.
+let waited = 0; // seconds since the last refresh
 
 function atEnd(box) {
   return box.scrollHeight - box.scrollTop - box.clientHeight < 8;
 }
 
-// By what an element is found again in a renewed part.
-function sign(element) {
+// Identifies an element, to find it again in a refreshed part.
+function identity(element) {
   return element.getAttribute("href") || element.id || element.ariaLabel ||
     (element.form && element.form.getAttribute("action"));
 }
@@ -17,8 +16,9 @@ function sign(element) {
 function renew(old, fresh) {
   if (old.innerHTML === fresh.innerHTML && old.dataset.live === fresh.dataset.live) return;
   const active = old.contains(document.activeElement) ? document.activeElement : null;
-  if (active && /^(INPUT|SELECT)$/.test(active.tagName)) return; // somebody is writing
-  if (!getSelection().isCollapsed && old.contains(getSelection().anchorNode)) return; // or copying
+  // Do not disturb somebody who is writing or copying.
+  if (active && /^(INPUT|SELECT)$/.test(active.tagName)) return;
+  if (!getSelection().isCollapsed && old.contains(getSelection().anchorNode)) return;
   const tops = new Map(), lefts = new Map();
   for (const box of old.querySelectorAll("pre.log")) tops.set(box.id, atEnd(box) ? null : box.scrollTop);
   for (const box of old.querySelectorAll(".scroll")) lefts.set(box.ariaLabel, box.scrollLeft);
@@ -26,7 +26,7 @@ function renew(old, fresh) {
   toEnd(fresh, tops);
   for (const box of fresh.querySelectorAll(".scroll")) box.scrollLeft = lefts.get(box.ariaLabel) || 0;
   const focusable = [...fresh.querySelectorAll("a, button, [tabindex]")];
-  if (active) focusable.find((each) => sign(each) === sign(active))?.focus({preventScroll: true});
+  if (active) focusable.find((each) => identity(each) === identity(active))?.focus({preventScroll: true});
 }
 
 function toEnd(part, tops) {
@@ -49,7 +49,7 @@ async function look() {
         }
       }
     } catch (error) {
-      document.getElementById("stale").hidden = false; // and keep what is there
+      document.getElementById("stale").hidden = false;
     }
   }
   setTimeout(look, 1000);
