@@ -1,9 +1,10 @@
-"""Faults on purpose: what goes wrong on Google Cloud, injected into local mode when asked for.
+"""Fault injection: failures of Google Cloud that somebody asks local mode for.
 
-`kinds` says which there are, `store` keeps those of one root; `jobs`, `mounted` and the room
-`storage` let them happen. Nothing is active unless somebody added a fault. What has no source in
-Google's documentation or in seen logs is marked in `kinds`.
+- `kinds`: which faults there are, with the source of each in Google's documentation or in logs
+- `store`: the faults that were added to one root; without any, nothing goes wrong on purpose
+- `jobs`: applies them to training jobs
+- `mounted` and `gcs`: apply them below `/gcs`; `storage.api.faults` does so to requests
 
-`kinds`, `store` and `mounted` import only modules at the top of `vertex_local`, because `storage`
-imports them; `jobs` belongs to the room of that name, and `commands` to the command line.
+All but `jobs` may import only modules at the top of `vertex_local`, because `storage` imports
+them. `jobs` may import what the room `jobs` may.
 """

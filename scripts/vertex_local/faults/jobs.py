@@ -1,4 +1,4 @@
-"""Faults of training jobs: before a job is kept, before it has machines, and while it runs."""
+"""Faults of training jobs: before a job is stored, before it has machines, and while it runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vertex_local.errors import ApiError, InvalidArgument, ResourceExhausted
 from vertex_local.faults.store import Fault, Faults
 from vertex_local.training.names import ResourceName
 
-NOTE = "fault injected in local mode:"  # these are not Vertex AI's own words
+NOTE = "fault injected in local mode:"  # Vertex AI has no such words
 LABEL = "injected-{kind}"  # on the job's record; its value says how often
-LOOK_SECONDS = 0.05  # how often to look whether a fault of a running job is due
+LOOK_SECONDS = 0.05  # between two checks whether a fault of a running job is due
 WHILE_RUNNING = ("preemption", "replica-dies", "out-of-memory")
-MEMORY_STATUS = 137  # 128 + SIGKILL, as the system ends a process that needs too much
+MEMORY_STATUS = 137  # 128 + SIGKILL: Linux kills a process that needs too much memory
 
 
 def is_spot(job: CustomJob) -> bool:
@@ -29,14 +29,14 @@ def is_spot(job: CustomJob) -> bool:
 
 
 def concerns(fault: Fault, job: CustomJob) -> bool:
-    """Return whether a fault is about this job: by its name or id, its region, its machines."""
-    place = ResourceName.of(job)
+    """Return whether a job matches a fault's options: name or id, region, and machine."""
+    resource = ResourceName.of(job)
     # The custom job that backs a training pipeline has this suffix.
     name = str(job.display_name).removesuffix("-custom-job")
-    told, region, machine = (fault.options.get(each) for each in ("job", "region", "machine"))
+    wanted, region, machine = (fault.options.get(each) for each in ("job", "region", "machine"))
     return (
-        (told in (None, place.id) or fnmatchcase(name, str(told)))
-        and region in (None, place.location)
+        (wanted in (None, resource.id) or fnmatchcase(name, str(wanted)))
+        and region in (None, resource.location)
         and machine in (None, *_machines(job))
     )
 
@@ -47,7 +47,7 @@ def _machines(job: CustomJob) -> list[str]:
     return [*(str(spec.machine_type) for spec in specs), *accelerators]
 
 
-# ------------------------------------------------------------------------------ before it is kept
+# ---------------------------------------------------------------------------- before it is stored
 
 
 def refuse(faults: Faults, job: CustomJob, in_pipeline: bool) -> None:
@@ -56,10 +56,11 @@ def refuse(faults: Faults, job: CustomJob, in_pipeline: bool) -> None:
     Args:
         faults: those of the root.
         job: the custom job, with its name.
-        in_pipeline: whether it backs a training pipeline, which learns of a missing quota later.
+        in_pipeline: whether it backs a training pipeline. A pipeline without quota is created,
+            and fails later.
 
     Raises:
-        ApiError: as Vertex AI refuses it, with a detail that says that local mode injected it.
+        ApiError: as on Vertex AI, with a detail that says that local mode injected it.
     """
     account = job.job_spec.service_account
     refusals: list[tuple[str, ApiError]] = [
@@ -77,10 +78,10 @@ def refuse(faults: Faults, job: CustomJob, in_pipeline: bool) -> None:
         ("quota", ResourceExhausted(quota_message(job))),
     ]
     for kind, error in refusals:
-        meant = (kind != "quota" or not in_pipeline) and (
+        applies = (kind != "quota" or not in_pipeline) and (
             kind != "service-account-denied" or account
         )
-        if meant and (fault := take(faults, kind, job)):
+        if applies and (fault := take(faults, kind, job)):
             error.detail = f"{NOTE} {fault}"
             raise error
 
@@ -88,8 +89,8 @@ def refuse(faults: Faults, job: CustomJob, in_pipeline: bool) -> None:
 def quota_message(job: CustomJob) -> str:
     """Return the sentence with which Vertex AI names the quotas that are too small for a job.
 
-    A job with accelerators lacks those; another one lacks CPUs. Spot machines have quotas of
-    their own (`custom_model_training_preemptible_…`).
+    These are the quotas of its accelerators, or that of CPUs if it has none. Spot machines have
+    quotas of their own (`custom_model_training_preemptible_…`).
     """
     spot = "preemptible_" if is_spot(job) else ""
     kinds = [
@@ -107,7 +108,7 @@ def quota_message(job: CustomJob) -> str:
 
 
 def take(faults: Faults, kind: str, job: CustomJob) -> Fault | None:
-    """Use a fault of this kind that concerns a job; return it, or None if there is none."""
+    """Count one use of a fault of this kind that concerns a job; return it, or None."""
     return faults.take(lambda each: each.kind == kind and concerns(each, job))
 
 
@@ -115,7 +116,7 @@ def take(faults: Faults, kind: str, job: CustomJob) -> Fault | None:
 
 
 def wait_before_start(faults: Faults, job: CustomJob) -> bool:
-    """Return whether a job will not have its machines at once: it then begins in PENDING."""
+    """Return whether a fault delays a job's machines, so that it waits for them in PENDING."""
     kinds = ("quota", "stockout", "slow-start")
     return any(concerns(fault, job) for fault in faults.active(*kinds))
 
@@ -128,7 +129,7 @@ def stockout_message(job: CustomJob) -> str:
 
 
 def provisioning_seconds(fault: Fault) -> float:
-    """Return how long a slow start takes here."""
+    """Return how many seconds a slow start takes in local mode."""
     return float(fault.options["minutes"]) * 60 / float(fault.options["factor"])
 
 
@@ -137,11 +138,11 @@ def provisioning_seconds(fault: Fault) -> float:
 
 @dataclass(frozen=True)
 class Strike:
-    """What happened to a running job.
+    """The fault that has ended the replicas of a running job.
 
     Attributes:
-        fault: the fault, as it was before.
-        rank: which replica it hits; all of them end.
+        fault: the fault as it was before this use was counted.
+        rank: the index of the replica that fails; all the others end with it.
         status: the exit status of that replica.
     """
 
@@ -157,7 +158,7 @@ class Watch:
         faults: those of the root.
         job: the job.
         replicas: the names of its replicas, the primary first.
-        log: the open file of what the primary prints; it may begin with earlier attempts.
+        log: the open log of the primary; what it holds already, of earlier attempts, is ignored.
         kill: ends all processes of the job at once.
     """
 
@@ -203,8 +204,8 @@ class Watch:
             return False
         after = options["after"]
         if options["random"] is not None:
-            chance = random.Random(f"{options['seed']}/{fault.happened}")
-            after = chance.uniform(0, options["random"])
+            generator = random.Random(f"{options['seed']}/{fault.happened}")
+            after = generator.uniform(0, options["random"])
         return seconds >= after and (options["log"] is None or self._has_printed(options["log"]))
 
     def _has_printed(self, text: str) -> bool:
@@ -212,7 +213,7 @@ class Watch:
         return text.encode() in os.pread(self._log.fileno(), size, self._log_begin)
 
     def _hit(self, fault: Fault) -> bool:
-        """Apply the fault, unless another job has used it up meanwhile."""
+        """Apply the fault, unless another job has used it up meanwhile; return whether it was."""
         name = fault.options.get("replica", self._replicas[0])
         if name not in self._replicas:
             return False

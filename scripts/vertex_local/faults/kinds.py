@@ -23,7 +23,7 @@ class Option:
     Attributes:
         name: as in `--name` and in the stored fault.
         kind: the type of its value.
-        default: its value if it is not given; None: then it is ignored.
+        default: its value if it is not given; None: no effect then.
         help: one sentence.
         low: the smallest number allowed.
         choices: the allowed texts; () for any.
@@ -106,9 +106,9 @@ def _times(default: int | None, what: str) -> Option:
 
 WHEN = (
     Option("after", float, 0.0, "seconds after the start, or restart, of the job's program"),
-    Option("random", float, None, "at a random moment within so many seconds instead"),
-    Option("seed", int, 0, "which random moments"),
-    Option("log", str, None, "only once the primary's log of this attempt holds this text"),
+    Option("random", float, None, "instead: at a random moment within this many seconds"),
+    Option("seed", int, 0, "seed of the random moments"),
+    Option("log", str, None, "only after the primary has printed this text in this attempt"),
 )
 REPLICA = Option("replica", str, "workerpool0-0", "which replica")
 UNDERSTANDING = "Google's page on understanding the training service"
@@ -138,8 +138,8 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "service-account-denied",
-            "Whoever starts a job may not act as the service account that it names: the job is "
-            "refused. Jobs that name none are not concerned.",
+            "A job names a service account that its user may not act as: the job is refused. Jobs "
+            "that name none are not affected.",
             "words and status seen in public reports of 2022 to 2024",
             (*WHICH_JOBS, _times(None, "how many jobs")),
         ),
@@ -157,9 +157,9 @@ KINDS: Mapping[str, Kind] = {
         Kind(
             "preemption",
             "A Spot machine is taken away, with all that is on its disk; the service starts the "
-            "whole script again, up to 6 times. No signal comes before. Others than Spot jobs are "
-            "not concerned.",
-            "Google's page on Spot VMs; the state stays RUNNING meanwhile: assumed",
+            "whole script again, up to 6 times. No signal comes before. Only Spot jobs are "
+            "affected.",
+            "Google's page on Spot VMs; that the state stays RUNNING is assumed",
             (*WHICH_JOBS, *WHEN, _times(1, "how often")),
         ),
         Kind(
@@ -184,8 +184,8 @@ KINDS: Mapping[str, Kind] = {
         Kind(
             "bucket-denied",
             "A job's requests for objects of a bucket are answered with 403; in its Python, files "
-            "below /gcs/BUCKET cannot be opened. A notebook's requests are not concerned.",
-            "words seen in many public reports; of /gcs: assumed",
+            "below /gcs/BUCKET cannot be opened. A notebook's requests are not affected.",
+            "words seen in many public reports; the behaviour of /gcs is assumed",
             (BUCKET, ACCESS, WHO, _times(None, "how many requests")),
         ),
         Kind(
@@ -196,7 +196,7 @@ KINDS: Mapping[str, Kind] = {
                 BUCKET,
                 ACCESS,
                 _times(2, "how many requests"),
-                Option("seconds", float, None, "all requests for so long, instead"),
+                Option("seconds", float, None, "instead: all requests for this many seconds"),
             ),
         ),
         Kind(
@@ -207,18 +207,18 @@ KINDS: Mapping[str, Kind] = {
                 BUCKET,
                 ACCESS,
                 _times(2, "how many requests"),
-                Option("seconds", float, None, "all requests for so long, instead"),
+                Option("seconds", float, None, "instead: all requests for this many seconds"),
             ),
         ),
         Kind(
             "storage-slow",
             "Every request to Cloud Storage takes longer, and every byte; so does opening a file "
             "below /gcs in a job's Python.",
-            "figures are yours to choose",
+            "you choose the numbers",
             (
                 BUCKET,
                 Option("request", float, 0.05, "seconds for each request (default: 0.05)"),
-                Option("rate", float, None, "megabytes in a second, for each request", 0.001),
+                Option("rate", float, None, "megabytes per second, for each request", 0.001),
             ),
         ),
         Kind(
@@ -243,7 +243,7 @@ def read_options(name: str, given: Mapping[str, str]) -> dict[str, Value]:
 
     Args:
         name: the kind of fault.
-        given: options as texts.
+        given: options as text, by name.
 
     Raises:
         LocalModeError: if there is no such kind or option, or a value is not allowed.

@@ -1,7 +1,6 @@
-"""Faults of buckets as a job's Python meets them below `/gcs`, where there is no server between.
+"""Faults of buckets for files below `/gcs`, which a job reads without a server of ours.
 
-A Python program that starts with these variables is slowed, or refused, at each file that it opens
-there: see `gcs/sitecustomize.py`.
+Environment variables pass them to the job's Python, in which `gcs/sitecustomize.py` applies them.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ def variables(faults: Faults, environment: Mapping[str, str]) -> dict[str, str]:
     active = faults.active("storage-slow", "bucket-denied")
     if not active:
         return {}
-    told = [{"kind": each.kind, **each.options} for each in active]
+    descriptions = [{"kind": each.kind, **each.options} for each in active]
     path = [str(FOLDER), environment.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
-        "VERTEX_LOCAL_GCS_FAULTS": json.dumps(told),
+        "VERTEX_LOCAL_GCS_FAULTS": json.dumps(descriptions),
     }

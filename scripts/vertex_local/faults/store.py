@@ -21,7 +21,7 @@ class Fault:
     """A fault that somebody asked for.
 
     Attributes:
-        number: by which `list` and `clear` know it; from 1.
+        number: its number for `list` and `clear`, from 1.
         kind: one of `kinds.KINDS`.
         options: all its options but `times` and `seconds`.
         left: how often it will still happen; None: without limit.
@@ -44,8 +44,8 @@ class Fault:
     def __str__(self) -> str:
         defaults = {each.name: each.default for each in kinds.kind(self.kind).options}
         given = {name: value for name, value in self.options.items() if value != defaults[name]}
-        told = [f"--{name}={shlex.quote(str(value))}" for name, value in given.items()]
-        return " ".join([self.kind, *told])
+        flags = [f"--{name}={shlex.quote(str(value))}" for name, value in given.items()]
+        return " ".join([self.kind, *flags])
 
 
 class Faults:
@@ -54,14 +54,14 @@ class Faults:
     def __init__(self, root: Root) -> None:
         self._path = root.faults
         self._lock = root.faults.with_name(f"{root.faults.name}.lock")
-        self._kept: tuple[object, list[Fault]] = (None, [])
+        self._cache: tuple[object, list[Fault]] = (None, [])  # version of the file, its faults
 
     def add(self, kind: str, given: Mapping[str, str]) -> Fault:
         """Add a fault and return it.
 
         Args:
             kind: what kind of fault.
-            given: its options as texts; the others have their defaults.
+            given: its options as text, by name; the others have their defaults.
 
         Raises:
             LocalModeError: if there is no such kind or option, or a value is not allowed.
@@ -82,27 +82,30 @@ class Faults:
             status = os.stat(self._path)
         except FileNotFoundError:
             return []
-        sign = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if self._kept[0] != sign:
-            self._kept = (sign, self._read())
-        return self._kept[1]
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._cache[0] != version:
+            self._cache = (version, self._read())
+        return self._cache[1]
 
     def active(self, *kind: str) -> list[Fault]:
         """Return the faults of these kinds that may still happen, oldest first."""
         return [each for each in self.all() if each.kind in kind and each.is_active]
 
     def take(self, wanted: Callable[[Fault], bool]) -> Fault | None:
-        """Use the oldest active fault that is wanted once, and return it as it was before.
+        """Count one use of the oldest active fault for which `wanted` returns true.
 
-        All processes share the count: a fault with one time left happens once.
+        All processes share the count: a fault with one use left happens once.
+
+        Returns:
+            The fault as it was before this use; None if there is none.
         """
         if not any(each.is_active and wanted(each) for each in self.all()):
             return None
         with self._changing() as faults:
-            for place, fault in enumerate(faults):
+            for index, fault in enumerate(faults):
                 if fault.is_active and wanted(fault):
                     left = None if fault.left is None else fault.left - 1
-                    faults[place] = replace(fault, left=left, happened=fault.happened + 1)
+                    faults[index] = replace(fault, left=left, happened=fault.happened + 1)
                     return fault
         return None
 
@@ -116,7 +119,7 @@ class Faults:
 
     @contextmanager
     def _changing(self) -> Iterator[list[Fault]]:
-        """Give the list to change; afterwards it is written in one step."""
+        """Yield the list of faults, locked; afterwards replace the file by its new content."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self._lock, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -133,4 +136,4 @@ class Faults:
                 str(each)  # raises if there is no such kind or option
             return found
         except (OSError, ValueError, TypeError, KeyError, LocalModeError):
-            return []  # there are none, or another version of local mode wrote them
+            return []  # no file, or one of another version of local mode

@@ -1,8 +1,8 @@
 """What each operation on models and TensorBoard instances does; knows neither URLs nor processes.
 
-Each takes the registry, the name in the URL, the body and the query, and returns a message, or a
-finished operation. Source of the rules: the documentation of `ModelService` and `Model` in
-google.cloud.aiplatform_v1.
+Each function takes the registry, the resource name in the URL, the body and the query. It returns
+a message, or a finished operation. Source of the rules: the documentation of `ModelService` and
+`Model` in google.cloud.aiplatform_v1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vertex_local.training.filters import compile_filter
 from vertex_local.training.names import ResourceName
 
 Query = Mapping[str, str]
-DEFAULT = "default"  # the alias of the version that is meant when none is named
+DEFAULT = "default"  # the alias of the version that a name without version stands for
 MODEL_ID = re.compile(r"[a-z0-9_-]{1,63}")
 ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
 CHANGEABLE = ("display_name", "description", "labels", "version_description")
@@ -38,7 +38,7 @@ DEFAULT_PAGE_SIZE = 100
 
 
 def upload_model(registry: Registry, name: str, body: bytes, _query: Query) -> dict[str, Any]:
-    """Keep a model, or a new version of one."""
+    """Store a new model, or a new version of one."""
     request = wire.parse(UploadModelRequest, body)
     location = ResourceName.parse(name.removesuffix("/models"))
     model = add_model(registry, location, request.model, request.parent_model, request.model_id)
@@ -49,13 +49,13 @@ def upload_model(registry: Registry, name: str, body: bytes, _query: Query) -> d
 def add_model(
     registry: Registry, location: ResourceName, model: Model, parent: str, model_id: str
 ) -> Model:
-    """Keep a model that an upload or a training pipeline describes.
+    """Store a model that an upload or a training pipeline describes, and return it.
 
     Args:
-        location: where it is to be.
-        model: what is said about it.
-        parent: name of the model that it is a new version of, or "".
-        model_id: the wanted id, or "" to make one up.
+        location: project and region.
+        model: its description; `name` and times are set here.
+        parent: name of the model of which it is a new version; "" for a new model.
+        model_id: the id of a new model; "" for a generated one.
 
     Raises:
         InvalidArgument: if Vertex AI would refuse it.
@@ -67,12 +67,14 @@ def add_model(
     if model.artifact_uri and not model.artifact_uri.startswith("gs://"):
         raise InvalidArgument(f"model.artifact_uri must start with gs://, not {model.artifact_uri}")
     if model_id and not MODEL_ID.fullmatch(model_id):
-        raise InvalidArgument(f"model_id {model_id!r}: lowercase letters, digits, '-' and '_'.")
+        raise InvalidArgument(
+            f"model_id {model_id!r} must have 1 to 63 lowercase letters, digits, '-' and '_'."
+        )
     aliases = list(model.version_aliases)
     _check_aliases(aliases)
     with registry.lock:
         if parent:
-            before = _versions(registry, _own(ResourceName.parse(parent))[0])
+            before = _versions(registry, _split_version(ResourceName.parse(parent))[0])
             name = ResourceName.of(before[0])
         else:
             before = []
@@ -87,14 +89,15 @@ def add_model(
         added.create_time = added.update_time = added.version_create_time = _now()
         added.version_update_time = added.create_time
         for each in before:  # an alias belongs to one version
-            _keep_aliases(registry, each, [it for it in each.version_aliases if it not in aliases])
-        _keep_aliases(registry, added, aliases)
+            others = [alias for alias in each.version_aliases if alias not in aliases]
+            _save_aliases(registry, each, others)
+        _save_aliases(registry, added, aliases)
     return added
 
 
 def get_model(registry: Registry, name: str, _body: bytes, _query: Query) -> Model:
-    """Return one version of a model: the named one, else the default."""
-    plain, wanted = _own(ResourceName.parse(name))
+    """Return the version of a model that the name gives, else the default one."""
+    plain, wanted = _split_version(ResourceName.parse(name))
     return _version(_versions(registry, plain), wanted or DEFAULT)
 
 
@@ -110,13 +113,13 @@ def list_versions(
     registry: Registry, name: str, _body: bytes, query: Query
 ) -> ListModelVersionsResponse:
     """Return all versions of a model, newest first."""
-    plain, _ = _own(ResourceName.parse(name))
+    plain, _ = _split_version(ResourceName.parse(name))
     page, token = _page(_versions(registry, plain)[::-1], query)
     return ListModelVersionsResponse(models=page, next_page_token=token)
 
 
 def update_model(registry: Registry, name: str, body: bytes, query: Query) -> Model:
-    """Change what describes a model."""
+    """Change the fields of a model that `updateMask` names."""
     with registry.lock:
         model = get_model(registry, name, body, query)
         change = wire.parse(Model, body)
@@ -132,36 +135,36 @@ def update_model(registry: Registry, name: str, body: bytes, query: Query) -> Mo
 
 def merge_aliases(registry: Registry, name: str, body: bytes, query: Query) -> Model:
     """Add aliases to a version; `-ALIAS` removes one."""
-    asked = list(wire.parse(MergeVersionAliasesRequest, body).version_aliases)
-    removed = [each[1:] for each in asked if each.startswith("-")]
-    added = [each for each in asked if not each.startswith("-")]
+    changes = list(wire.parse(MergeVersionAliasesRequest, body).version_aliases)
+    removed = [each[1:] for each in changes if each.startswith("-")]
+    added = [each for each in changes if not each.startswith("-")]
     _check_aliases(added)
     with registry.lock:
-        plain, wanted = _own(ResourceName.parse(name))
+        plain, wanted = _split_version(ResourceName.parse(name))
         versions = _versions(registry, plain)
         model = _version(versions, wanted or DEFAULT)
         if DEFAULT in removed:
             raise InvalidArgument("The alias 'default' can only be moved to another version.")
         for each in versions:
-            aliases = [it for it in each.version_aliases if it not in added]
+            aliases = [alias for alias in each.version_aliases if alias not in added]
             if each.version_id == model.version_id:
-                aliases = [it for it in aliases if it not in removed] + added
-            _keep_aliases(registry, each, aliases)
+                aliases = [alias for alias in aliases if alias not in removed] + added
+            _save_aliases(registry, each, aliases)
         return _version(_versions(registry, plain), model.version_id)
 
 
 def delete_model(registry: Registry, name: str, _body: bytes, _query: Query) -> dict[str, Any]:
-    """Forget a model with all versions. Its artifacts stay in their bucket, as on Vertex AI."""
-    plain, _ = _own(ResourceName.parse(name))
+    """Delete a model with all versions. Its artifacts stay in their bucket, as on Vertex AI."""
+    plain, _ = _split_version(ResourceName.parse(name))
     _versions(registry, plain)
     registry.delete(plain)
     return _done(registry, plain)
 
 
 def delete_version(registry: Registry, name: str, _body: bytes, _query: Query) -> dict[str, Any]:
-    """Forget one version of a model."""
+    """Delete one version of a model, which must not be the default one."""
     with registry.lock:
-        plain, wanted = _own(ResourceName.parse(name))
+        plain, wanted = _split_version(ResourceName.parse(name))
         versions = _versions(registry, plain)
         model = _version(versions, wanted)
         if DEFAULT in model.version_aliases:
@@ -174,7 +177,7 @@ def delete_version(registry: Registry, name: str, _body: bytes, _query: Query) -
 
 
 def create_tensorboard(registry: Registry, name: str, body: bytes, _query: Query) -> dict[str, Any]:
-    """Keep a TensorBoard instance, which jobs can name. Its data are the jobs' event files."""
+    """Store a TensorBoard instance, which jobs can name. Its data are the jobs' event files."""
     tensorboard = wire.parse(Tensorboard, body)
     if not 0 < len(tensorboard.display_name) <= 128:
         raise InvalidArgument("display_name must have between 1 and 128 characters.")
@@ -198,14 +201,14 @@ def list_tensorboards(
 
 
 def delete_tensorboard(registry: Registry, name: str, body: bytes, query: Query) -> dict[str, Any]:
-    """Forget a TensorBoard instance."""
+    """Delete a TensorBoard instance."""
     found = get_tensorboard(registry, name, body, query)
     registry.delete(ResourceName.of(found))
     return _done(registry, ResourceName.of(found))
 
 
-def _own(name: ResourceName) -> tuple[ResourceName, str]:
-    """Return the name of a model, and the version or alias that stands behind an `@`."""
+def _split_version(name: ResourceName) -> tuple[ResourceName, str]:
+    """Split `MODEL@VERSION`: return the model's name, and the version or alias, or ""."""
     number, _, version = name.id.partition("@")
     return ResourceName(name.location, name.kind, number), version
 
@@ -227,22 +230,25 @@ def _check_aliases(aliases: list[str]) -> None:
     for alias in aliases:
         if not ALIAS.fullmatch(alias):
             raise InvalidArgument(
-                f"The alias {alias!r} is not allowed: it must begin with a lowercase letter and "
-                "hold letters, digits and dashes, two to 128."
+                f"The alias {alias!r} is not allowed: it must have 2 to 128 letters, digits and "
+                "dashes, begin with a lowercase letter and end with one or with a digit."
             )
 
 
-def _keep_aliases(registry: Registry, model: Model, aliases: list[str]) -> None:
+def _save_aliases(registry: Registry, model: Model, aliases: list[str]) -> None:
     model.version_aliases = aliases
     registry.save(model, int(model.version_id))
 
 
 def _page(entries: list[Any], query: Query) -> tuple[list[Any], str]:
-    """Return the matches on one page, and the token of the next page: how many come before it."""
+    """Return one page of the entries that match the query's filter, and the next page's token.
+
+    A page's token is the number of matches before it; "" says that there is no next page.
+    """
     matches = compile_filter(query["filter"]) if query.get("filter") else lambda _entry: True
     size, token = query.get("pageSize") or "0", query.get("pageToken") or "0"
     if not re.fullmatch("[0-9]{1,9}", size) or not re.fullmatch("[0-9]{1,9}", token):
-        raise InvalidArgument("pageSize must be a whole number, and pageToken one of ours.")
+        raise InvalidArgument("pageSize must be a whole number, and pageToken one of local mode's.")
     found = [each for each in entries if matches(each)]
     end = int(token) + (int(size) or DEFAULT_PAGE_SIZE)
     return found[int(token) : end], str(end) if end < len(found) else ""

@@ -14,7 +14,7 @@ from vertex_local.training.names import ResourceName
 
 Entry: TypeAlias = "Model | Tensorboard"
 KINDS: dict[str, type[Entry]] = {"models": Model, "tensorboards": Tensorboard}
-KEPT_OPERATIONS = 1000  # finished ones, which clients may still ask for
+KEPT_OPERATIONS = 1000  # finished operations that clients may still ask for
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS registered (
@@ -32,7 +32,7 @@ class Registry:
     """All entries of one root. Safe to use from several threads.
 
     Attributes:
-        lock: held by whoever reads entries in order to change them.
+        lock: hold it from reading an entry until its changes are saved.
         operations: finished operations with their results, by name.
     """
 
@@ -44,12 +44,12 @@ class Registry:
         self._db.execute(SCHEMA)
 
     def close(self) -> None:
-        """Close the file; nothing may be asked afterwards."""
+        """Close the database; call no other method afterwards."""
         with self.lock:
             self._db.close()
 
     def save(self, entry: Entry, version: int = 1) -> None:
-        """Keep a new entry, or the new state of one."""
+        """Store a new entry, or replace the stored one."""
         name = ResourceName.of(entry)
         values = (str(name), str(name.parent), version, type(entry).serialize(entry))
         with self.lock:
@@ -68,7 +68,7 @@ class Registry:
         return self._entries("parent = ? ORDER BY number DESC", str(parent))
 
     def delete(self, name: ResourceName, version: int | None = None) -> None:
-        """Forget an entry, or one version of it."""
+        """Delete all versions of an entry, or one of them."""
         with self.lock:
             self._db.execute(
                 "DELETE FROM registered WHERE name = ? AND version = ifnull(?, version)",
@@ -76,7 +76,7 @@ class Registry:
             )
 
     def finished(self, operation: dict[str, Any]) -> dict[str, Any]:
-        """Keep a finished operation for those who ask for it, and return it."""
+        """Keep a finished operation for clients that ask for it later, and return it."""
         with self.lock:
             self.operations[operation["name"]] = operation
             while len(self.operations) > KEPT_OPERATIONS:

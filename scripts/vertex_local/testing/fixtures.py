@@ -1,6 +1,7 @@
-"""A pytest plugin for projects that use the SDK: the fixture `vertex_local`, and nothing else.
+"""A pytest plugin for projects that use the SDK: the fixture `vertex_local`.
 
-pip installs it, and pytest loads it by itself. It does nothing until a test asks for the fixture.
+pip installs it with local mode, and pytest then loads it in every session. It starts nothing
+until a test asks for the fixture.
 
     def test_training(vertex_local):
         job = aiplatform.CustomTrainingJob(display_name="test", script_path="train.py", ...)
@@ -27,7 +28,7 @@ class LocalMode:
     Attributes:
         project: the project that the clients use.
         location: the region that they use.
-        staging_bucket: the bucket that the SDK puts packages into, as a `gs://` address.
+        staging_bucket: the bucket to which the SDK uploads packages, as a `gs://` URI.
         buckets: the folder in which every bucket is a folder, and every object a plain file.
         api_url: base URL of the training API.
         storage_url: base URL of Cloud Storage.
@@ -48,10 +49,10 @@ class LocalMode:
 
 @pytest.fixture
 def vertex_local(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMode]:
-    """Local mode for this test: a root and free ports of its own, the clients pointed at it.
+    """Local mode for this test, with a root and ports of its own; Google's clients use it.
 
-    At the end the server and its jobs are stopped, the root is deleted, and the clients are as they
-    were. So tests may run side by side, for example with pytest-xdist.
+    At the end the server and its jobs are stopped, the root is deleted, and the clients' settings
+    are restored. Tests may run in parallel, for example with pytest-xdist.
     """
     with _started(monkeypatch) as local:
         yield local
@@ -92,8 +93,8 @@ def _started(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMode]:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Refuse `--nbcheck-evidence FOLDER`, which pytest misreads before it knows the option.
 
-    It takes the folder for a path of tests, looks for its settings there, and does not find those
-    of the project, nor the plugin that they name. So this is said here, by what pip installs.
+    pytest takes the folder for a path of tests and reads its settings from there, so it loads
+    neither the project's settings nor the plugin that they name. This plugin is loaded even so.
     """
     if "--nbcheck-evidence" in early_config.invocation_params.args:
         raise pytest.UsageError(

@@ -1,4 +1,4 @@
-"""A temporary local mode: its root in a temporary folder, its kernel not installed."""
+"""A temporary local mode: its root and its kernel's specification lie in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CHANGED = ("JUPYTER_PATH", "VERTEX_LOCAL_ROOT", "VERTEX_LOCAL_SEED")
 
 @contextmanager
 def sandbox() -> Iterator[Root]:
-    """Point this process, and with it every kernel that it starts, at a root of its own.
+    """Give this process, and every kernel that it starts, a root of its own.
 
-    At the end, whatever server was started for it is stopped, and the root is deleted.
+    At the end its server is stopped, if one was started, and the root is deleted.
     """
     with tempfile.TemporaryDirectory(prefix="vertex-local-") as name:
         folder = Path(name)
@@ -28,7 +28,7 @@ def sandbox() -> Iterator[Root]:
         paths = [str(folder / "jupyter"), before["JUPYTER_PATH"]]
         os.environ["JUPYTER_PATH"] = os.pathsep.join(path for path in paths if path)
         os.environ["VERTEX_LOCAL_ROOT"] = str(folder / "root")
-        os.environ.setdefault("VERTEX_LOCAL_SEED", "1")  # each search tries the same every time
+        os.environ.setdefault("VERTEX_LOCAL_SEED", "1")  # the same search tries the same parameters
         try:
             yield find_root()
         finally:

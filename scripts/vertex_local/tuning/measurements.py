@@ -1,7 +1,7 @@
-"""What a trial reported through `hypertune`, and which of it counts.
+"""The metrics that a trial reported through `hypertune`, and which of them count.
 
-Source of the file's form: cloudml-hypertune 0.1.0.dev6. At each report it writes the whole file
-anew, with the last 100 reports, one JSON object a line; numbers are text in it.
+Source of the file's format: cloudml-hypertune 0.1.0.dev6. Each report rewrites the file with the
+last 100 reports, one JSON object a line, in which numbers are strings.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Step:
 
 
 class MetricFile:
-    """The metric file of one trial, read again and again while the trial runs.
+    """The metric file of one trial, read repeatedly while the trial runs.
 
     Attributes:
-        steps: everything that was reported so far, in that order.
+        steps: everything that was reported so far, in the order of the reports.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class MetricFile:
 
     @property
     def tags(self) -> list[str]:
-        """The names of everything that was reported."""
+        """The names of all metrics that were reported."""
         return sorted({tag for step in self.steps for tag in step.metrics})
 
     def read(self) -> None:
@@ -84,20 +84,20 @@ def _parsed(line: str) -> Step | None:
 def final_measurement(steps: Sequence[Step], spec: StudySpec) -> Measurement | None:
     """Return the measurement that stands for a trial, or None if there is none.
 
-    Only steps with a finite number for every metric of the study count. Of these it is the last
-    one, or if the study says so the best one: by its first metric, which is local mode's own rule
-    where there are several.
+    Only steps with a finite number for every metric of the study count. The last of these is
+    taken, or the best if the study asks for BEST_MEASUREMENT. With several metrics the first one
+    decides what is best, which is local mode's own rule.
     """
     wanted = [metric.metric_id for metric in spec.metrics]
-    whole = [step for step in steps if all(map(math.isfinite, _values(step, wanted)))]
-    if not whole:
+    complete = [step for step in steps if all(map(math.isfinite, _values(step, wanted)))]
+    if not complete:
         return None
     if spec.measurement_selection_type == BEST:
         first = spec.metrics[0]
         sign = -1 if first.goal == MINIMIZE else 1
-        chosen = max(whole, key=lambda step: sign * step.metrics[first.metric_id])
+        chosen = max(complete, key=lambda step: sign * step.metrics[first.metric_id])
     else:
-        chosen = max(reversed(whole), key=lambda step: step.number)
+        chosen = max(reversed(complete), key=lambda step: step.number)
     return Measurement(
         step_count=chosen.number,
         metrics=[{"metric_id": name, "value": chosen.metrics[name]} for name in wanted],

@@ -1,8 +1,7 @@
 """What a search may ask for: what local mode refuses by name, and what Vertex AI refuses as well.
 
-The job of each trial is checked as every custom job is (`jobs.options`). The limits are those that
-Google documents for the fields (google.cloud.aiplatform_v1.types.study); the sentences are local
-mode's own.
+`jobs.options` checks the job of the trials like every custom job. The limits are those that Google
+documents for the fields (google.cloud.aiplatform_v1.types.study); the sentences are local mode's.
 """
 
 from __future__ import annotations
@@ -37,9 +36,10 @@ def check(search: HyperparameterTuningJob) -> None:
     """Check a search before anything runs.
 
     Raises:
-        Unimplemented: if it asks for what local mode does not do; names everything of that kind.
-        InvalidArgument: if Vertex AI would refuse it, or could run it only to no purpose.
-        FailedPrecondition: if the package is not installed that proposes the parameters.
+        Unimplemented: if it asks for what local mode does not do; names all such fields.
+        InvalidArgument: if Vertex AI would refuse it, or if its trials would never get their
+            parameters.
+        FailedPrecondition: if the search needs Optuna, which is not installed.
     """
     refused = [name for name in REFUSED_IN_STUDIES if name in search.study_spec]
     if search.study_spec.median_automated_stopping_spec.use_elapsed_duration:
@@ -174,29 +174,29 @@ def _check_discrete(name: str, values: Sequence[float]) -> None:
 def _check_flags_arrive(spec: CustomJobSpec) -> None:
     """Refuse a shell command in which the parameters of a trial would be lost.
 
-    Vertex AI appends them to the arguments, and what follows the text of `sh -c TEXT` is `$0`, `$1`
-    and so on of that text. The SDK's `CustomJob.from_local_script` writes such a command for every
-    image that is not one of Google's.
+    Vertex AI appends them to the arguments. In `sh -c TEXT A B`, A and B are `$0` and `$1` of TEXT,
+    which has to pass them on. `CustomJob.from_local_script` of the SDK writes a TEXT that does not
+    for every image that is not one of Google's.
     """
     for number, pool in enumerate(spec.worker_pool_specs):
         line = [*pool.container_spec.command, *pool.container_spec.args]
         if pool.replica_count and line and _loses_arguments(line):
             raise InvalidArgument(
                 f"trial_job_spec.worker_pool_specs[{number}]: the trial's parameters would never "
-                "reach your script. They are appended to the command, and what follows the text of "
-                "`sh -c` is $0, $1, … of that text. Use one of Google's prebuilt images with "
+                "reach your script. They are appended to the command, and arguments after the text "
+                "of `sh -c` are $0, $1, … of that text. Use one of Google's prebuilt images with "
                 "from_local_script, or a container_spec with command=['python3', 'script.py'], or "
                 "pass them on: ['sh', '-c', 'python3 script.py \"$@\"', 'sh']."
             )
 
 
 def _loses_arguments(line: Sequence[str]) -> bool:
-    """Return whether what is appended to a command line ends as unused arguments of a shell."""
+    """Return whether arguments that are appended to a command line reach no program."""
     if not SHELLS.fullmatch(line[0]):
         return False
-    flags = [n for n, word in enumerate(line) if n and re.fullmatch("-[a-z]*c[a-z]*", word)]
+    flags = [n for n, argument in enumerate(line) if n and re.fullmatch("-[a-z]*c[a-z]*", argument)]
     if not flags or len(line) <= flags[0] + 1:
         return False
     used = set(SHELL_ARGUMENT.findall(line[flags[0] + 1]))
-    has_zero = len(line) > flags[0] + 2  # a word that takes the place of $0
+    has_zero = len(line) > flags[0] + 2  # an argument after the text: it is $0
     return not used or (not has_zero and "0" not in used)

@@ -1,8 +1,8 @@
 """One search: starts trials, reads what they report, and brings the tuning job to its end.
 
-All state of a search is in its record, so it goes on after a restart of the server. Trials that
-were running then run again, with the same parameters and in the same folder: a script with
-checkpoints resumes.
+All state of a search is in its record, so the search goes on after a restart of the server. Trials
+that were interrupted run again, with the same parameters and folder: a script with checkpoints
+resumes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vertex_local.tuning.measurements import MetricFile
 logger = logging.getLogger(__name__)
 
 SUCCEEDED, INFEASIBLE = Trial.State.SUCCEEDED, Trial.State.INFEASIBLE
-LOOK_SECONDS = 0.05  # between two looks at the trials: hypertune keeps only the last reports
+LOOK_SECONDS = 0.05  # between two looks at the trials: hypertune keeps only the last 100 reports
 FIRST_FAILURES = 3  # without max_failed_trial_count, this many failed first trials end a search
 EQUAL_TRIALS = 3  # this many equal results suggest that the script does not read its flags
 MEDIAN_NEEDS = 3  # completed trials before the median rule stops others
@@ -44,7 +44,7 @@ OPTIMISER = (
 
 @dataclass(frozen=True)
 class Ending:
-    """How a search ends before its last trial."""
+    """How a search ends: its final state, and an error text and `google.rpc.Code` for it."""
 
     state: JobState
     error: str
@@ -55,13 +55,13 @@ CANCELLED = Ending(states.CANCELLED, "The job was cancelled.", code_pb2.CANCELLE
 
 
 class Search:
-    """One hyperparameter tuning job between its start and its end; lives in a thread of its own.
+    """One hyperparameter tuning job from its start to its end; `run` needs a thread of its own.
 
     Args:
         job: the tuning job as the records hold it, new or from before a restart of the server.
-        records: where it and its trials' jobs are kept.
-        runner: what runs the trials.
-        seed: of the search's random numbers; None: made from the search's name.
+        records: store it and its trials' jobs.
+        runner: runs the trials.
+        seed: of the search's random numbers; None derives one from the search's name.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Search:
         self._seed = zlib.crc32(self.name.encode()) if seed is None else seed
 
     def look(self) -> None:
-        """Look at the trials now: the job's state was changed from outside."""
+        """Look at the trials now: another thread has changed the job's state."""
         self._wake.set()
 
     def leave(self) -> None:
-        """Leave the search as it is: the server stops, and the next one resumes it."""
+        """Return from `run` without ending the search: the next server resumes it."""
         self._leaving = True
         self._wake.set()
 
     def run(self) -> None:
-        """Run the search to its end; whatever fails here becomes a final state."""
+        """Run the search to its end. An exception here makes the tuning job FAILED."""
         try:
             self._begin()
             while not self._leaving and not self._is_over():
@@ -129,11 +129,11 @@ class Search:
         if sources and (names := trials.unread(spec, sources)):
             self._log(
                 f"{log.WARNING} the training script never mentions {', '.join(names)}: it cannot "
-                "read what the search varies, unless it takes its flags as they come."
+                "read what the search varies, unless it accepts flags of any name."
             )
 
     def _sources(self) -> str:
-        """Return the Python text of the trials' script, or "" where it cannot be known."""
+        """Return the Python source of the trials' script, or "" if it cannot be found."""
         pool = self.job.trial_job_spec.worker_pool_specs[0]
         if pool.container_spec:
             line = [*pool.container_spec.command, *pool.container_spec.args]
@@ -143,13 +143,13 @@ class Search:
             try:
                 folder = self._folder / "package" / str(number)
                 project = package.unpack(self._runner.fetch(uri), folder)
-            except (FileNotFoundError, BadPackage):  # the trials will fail, and say why
+            except (FileNotFoundError, BadPackage):  # the trials will fail for the same reason
                 return ""
             found += "".join(_text(file) for file in sorted(project.rglob("*.py")))
         return found
 
     def _is_over(self) -> bool:
-        """Start trials as long as some are missing; return whether nothing is left to do."""
+        """Start trials up to the allowed number; return whether none is running any more."""
         job = self._records.get(self.name)
         if self._ending is None and (job is None or job.state == states.CANCELLING):
             self._end_early(CANCELLED)
@@ -209,13 +209,13 @@ class Search:
     def _start(self, trial: Trial) -> None:
         trial.custom_job = str(ResourceName.of(self.job).new("customJobs"))
         trial.start_time = _now()
-        self._save()  # before its job: one that no trial names would run for nothing
+        self._save()  # before its job: after a crash, nobody would know to which trial it belongs
         job = trials.job_of(self.job, trial)
         self._records.add(job)
         self._runner.start(job)
 
     def _resume(self, trial: Trial) -> None:
-        """Run a trial again whose job ended with an earlier server, not by itself."""
+        """Run a trial again if its job ended only because an earlier server ended."""
         job = self._job_of(trial)
         interrupted = job is None or (
             job.state in (states.FAILED, states.CANCELLED)
@@ -241,7 +241,7 @@ class Search:
     def _finish(self, trial: Trial, job: CustomJob | None) -> None:
         """Record the final measurement of a trial whose job has ended, or why there is none."""
         file = self._file_of(trial)
-        file.read()  # reports may have come since the last look
+        file.read()  # for reports since the last look
         measured = measurements.final_measurement(file.steps, self.job.study_spec)
         stopped_early = trial.state == Trial.State.STOPPING
         trial.state = INFEASIBLE
@@ -261,7 +261,7 @@ class Search:
         self._log(f"Trial {trial.id} {_outcome(trial)}")
 
     def _judge(self) -> None:
-        """After the end of a trial: warn if all are alike, end the search if too many fail."""
+        """After a trial's end: warn if all results are equal; end the search if too many failed."""
         done, failed = self._with_state(SUCCEEDED), self._with_state(INFEASIBLE)
         if len(done) == EQUAL_TRIALS and _all_alike(done):
             self._log(
@@ -273,7 +273,8 @@ class Search:
         limit = self.job.max_failed_trial_count
         first = min(max(FIRST_FAILURES, self._parallel), self.job.max_trial_count)
         if 0 < limit <= len(failed):
-            self._end_early(self._failure(f"{len(failed)} trials failed, and {limit} may not."))
+            sentence = f"{len(failed)} trials failed, and max_failed_trial_count is {limit}."
+            self._end_early(self._failure(sentence))
         elif not limit and not done and len(failed) >= first:
             self._end_early(self._failure(f"All of the first {len(failed)} trials failed."))
 
@@ -295,7 +296,7 @@ class Search:
         return job if isinstance(job, CustomJob) else None
 
     def _file_of(self, trial: Trial) -> MetricFile:
-        """Return what a trial reported; of one that ended before a restart, what is still there."""
+        """Return a trial's metric file. After a restart, it holds the last 100 reports only."""
         if trial.custom_job not in self._files:
             job = CustomJob(name=trial.custom_job)
             path = metric_file(self._runner.root, job, log.PRIMARY)

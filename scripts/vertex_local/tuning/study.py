@@ -1,8 +1,8 @@
 """Which parameters the next trial of a search gets.
 
-No study is kept between trials: each proposal is made from all trials in the job's record. So a
-search goes on after a restart of the server, and the same record always leads to the same proposal.
-The grid is our own; everything else is Optuna's.
+No Optuna study is kept between trials: each proposal is computed from all trials in the job's
+record. So a search can go on after a restart of the server, and the same record always leads to
+the same proposal. Optuna proposes everything but the points of a grid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOG, REVERSE_LOG = (
     ParameterSpec.ScaleType.UNIT_REVERSE_LOG_SCALE,
 )
 MINIMIZE = StudySpec.MetricSpec.GoalType.MINIMIZE
-STARTUP_TRIALS = 5  # the first ones are random: the sampler has nothing yet to learn from
+STARTUP_TRIALS = 5  # the first trials are random: the sampler has nothing to learn from yet
 
 
 def has_optuna() -> bool:
@@ -41,7 +41,7 @@ def propose(spec: StudySpec, trials: Sequence[Trial], seed: int) -> dict[str, Va
     """Return the parameters of the next trial, or None if a grid has no more points.
 
     Args:
-        spec: the study; `options.check` has found no fault with it.
+        spec: the study; it has passed `options.check`.
         trials: all trials so far, the running ones included.
         seed: of this search's random numbers, 0 or more.
     """
@@ -79,16 +79,16 @@ def _grid_values(parameter: ParameterSpec) -> Sequence[Value]:
 class Axis:
     """One parameter as Optuna searches it.
 
-    The script gets a value; Optuna searches positions. They differ in two cases: of a discrete
-    parameter the position is the index, and a reverse logarithmic scale is a logarithmic one seen
-    from its other end.
+    The script gets a value; Optuna searches positions. They differ for a discrete parameter, whose
+    position is the index of its value, and for a reverse logarithmic scale, which is a logarithmic
+    one mirrored between its bounds.
 
     Attributes:
         name: the parameter's id.
         distribution: of the positions.
         whole: whether the positions are whole numbers.
-        values: of a discrete parameter, in order.
-        bounds: of a reverse logarithmic scale.
+        values: of a discrete parameter, in order; else empty.
+        bounds: of a reverse logarithmic scale; else None.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Axis:
         return value
 
     def position(self, value: Any) -> Any:
-        """Return the position of a value; the record has floats only, Optuna wants whole ones."""
+        """Return the position of a value. The record has floats only; Optuna may need an int."""
         position = self.values.index(value) if self.values else self._mirrored(value)
         return int(position) if self.whole else position
 
@@ -161,7 +161,7 @@ def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
 
 
 def _frozen(trial: Trial, axes: Sequence[Axis], metrics: Sequence[str]) -> FrozenTrial:
-    """Return a trial of the record as one of Optuna's."""
+    """Return a trial of the record as a trial of Optuna."""
     from optuna.trial import TrialState, create_trial
 
     message = Trial.pb(trial)  # reading the plain message is several times faster

@@ -25,7 +25,7 @@ from vertex_local.tuning.study import ParameterSpec, Value
 
 
 def job_of(search: HyperparameterTuningJob, trial: Trial) -> CustomJob:
-    """Return the custom job that runs a trial; it has the name that the trial gives it."""
+    """Return the custom job that runs a trial, with the name in `trial.custom_job`."""
     ending = f"-trial-{trial.id}"
     spec = CustomJobSpec(search.trial_job_spec)
     for pool in spec.worker_pool_specs:
@@ -53,7 +53,7 @@ def flags(spec: StudySpec, trial: Trial) -> list[str]:
 
 
 def _text(parameter: ParameterSpec, value: Value) -> str:
-    """Return a value as text. A discrete 128 is "128.0", as some have seen it on Vertex AI."""
+    """Return a value as text: a discrete 128 as "128.0", unless VERTEX_LOCAL_DISCRETE=int."""
     whole = "integer_value_spec" in parameter or (
         "discrete_value_spec" in parameter
         and config.discrete_as_int()
@@ -68,7 +68,10 @@ def shown(parameters: Mapping[str, Value]) -> str:
 
 
 def unread(spec: StudySpec, sources: str) -> list[str]:
-    """Return the parameters whose name stands nowhere in the sources of a script."""
+    """Return the parameters whose name is nowhere in the source of a script.
+
+    A dash counts as an underscore, since argparse turns one into the other.
+    """
 
     def mentioned(name: str) -> bool:
         either = re.sub("[-_]", "[-_]", re.escape(name).replace(r"\-", "-"))

@@ -20,8 +20,8 @@ class Tuner:
     """Runs searches, each in a thread of its own.
 
     Args:
-        records: where the searches are kept.
-        runner: what runs their trials.
+        records: store the searches.
+        runner: runs their trials.
 
     Raises:
         LocalModeError: if an environment variable for searches has a wrong value.
@@ -36,7 +36,7 @@ class Tuner:
         self._running: dict[str, tuple[Search, threading.Thread]] = {}
 
     def start(self, job: HyperparameterTuningJob) -> None:
-        """Start a search that the records hold, or resume it."""
+        """Start or resume a search that is in the records."""
         if job.state == states.PENDING:
             self._records.move(job.name, states.RUNNING)
             job.state = states.RUNNING
@@ -64,7 +64,7 @@ class Tuner:
             running[0].look()
 
     def stop(self) -> None:
-        """Leave all searches because the server stops: the next one resumes them."""
+        """Stop working on all searches because the server stops; the next one resumes them."""
         with self._lock:
             running = list(self._running.values())
         for search, _thread in running:

@@ -1,8 +1,8 @@
-"""Makes files below /gcs slow or forbidden for a job's Python, as faults of the bucket ask.
+"""Makes files below /gcs slow or forbidden for a job's Python, as the active faults ask.
 
 Python imports this module at its start when its folder is on PYTHONPATH, which is so only in jobs
-that start while such a fault is active. Opening, listing and removing count as one request each.
-Other programs than Python are not slowed.
+that start while such a fault is active. Each of EVENTS counts as one request. Programs in other
+languages are not affected.
 """
 
 import errno
@@ -19,7 +19,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def _bucket(path: object) -> str:
-    """Return the bucket that a path is in, or an empty text."""
+    """Return the bucket that a path is in; "" if it is in none."""
     if not isinstance(path, (str, bytes)):
         return ""
     text = os.path.abspath(os.fsdecode(path))
