@@ -1,4 +1,4 @@
 """The Jupyter kernel of local mode: its process, its specification, and the set-up of clients.
 
-May import everything except `notebooks` and the command line.
+May import everything except `notebooks` and `cli`.
 """

@@ -28,7 +28,7 @@ def main() -> None:
     from ipykernel.kernelapp import IPKernelApp
 
     app = IPKernelApp.instance()
-    app.initialize()  # before the SDK is imported: its logger takes hold of the stdout of then
+    app.initialize()  # before the SDK is imported: its logger keeps the stdout that it finds
     keep_secrets(app.session)
     # Shell cells: `python` is the Python of this kernel, as it is on Workbench.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -45,11 +45,11 @@ def main() -> None:
 
 
 def start_again_with_gcs(root: Root) -> None:
-    """Become the same kernel in a `/` that has `/gcs`, if there is none and the machine allows it.
+    """Replace this process by the same kernel with `/gcs`, if it has none and can have one.
 
-    Before anything else: later, threads and open files of the old `/` would be in the way.
+    Call this first: threads and open files of this process end here.
     """
-    with suppress(LocalModeError):  # said in each cell later
+    with suppress(LocalModeError):  # each cell reports it later
         root.create()
         if launcher := mount.prefix(root.buckets):
             kernel = [sys.executable, "-m", "vertex_local.kernel", *sys.argv[1:]]
@@ -57,7 +57,7 @@ def start_again_with_gcs(root: Root) -> None:
 
 
 def keep_secrets(session: Any) -> None:
-    """Let no output of a cell show a secret: Google's clients write addresses into their errors."""
+    """Hide secrets in every message of the kernel: errors of Google's clients contain URLs."""
     pack = session.pack
     session.pack = lambda message: secret.hide_in(pack(message))
 
@@ -70,16 +70,16 @@ def revive(root: Root, kernel: str) -> None:
 
 
 class JobWarnings:
-    """Shows what local mode warns of, such as an old image, in the notebook that started the job.
+    """Shows a job's warnings, such as that of an old image, in the notebook that started it.
 
     Args:
         root: local mode's folder.
-        kernel: the kernel of this notebook: see `jobs.starter`.
+        kernel: the name of this notebook's kernel, see `jobs.starter`.
     """
 
     def __init__(self, root: Root, kernel: str) -> None:
         self._root, self._kernel = root, kernel
-        self._others = set(self._folders())  # they say nothing, or nothing more, to this notebook
+        self._others = set(self._folders())  # not of this notebook, or with no more warnings
         self._shown: dict[Path, int] = {}  # how many warnings of a job were shown
 
     def _folders(self) -> list[Path]:
@@ -92,22 +92,22 @@ class JobWarnings:
         """
         texts: dict[str, None] = {}
         for folder in [each for each in self._folders() if each not in self._others]:
-            said = [line.text for line in log.service_lines(folder)]
+            lines = [line.text for line in log.service_lines(folder)]
             if starter.of(folder) != self._kernel:
-                if said:  # so it was also written down who started it
+                if lines:  # a job's kernel is noted before its first line
                     self._others.add(folder)
                 continue
-            warnings = [text for text in said if text.startswith(log.WARNING)]
+            warnings = [text for text in lines if text.startswith(log.WARNING)]
             texts |= dict.fromkeys(warnings[self._shown.get(folder, 0) :])
             self._shown[folder] = len(warnings)
-            if log.RUNNING in said:  # a job warns before that
+            if log.RUNNING in lines:  # a job warns before that
                 self._others.add(folder)
         for text in texts:
             print(text)
 
 
 def refuse_cells(shell: Any, reason: str) -> None:
-    """Let every cell fail with `reason`: without local mode, none may reach a real account."""
+    """Make every cell fail with `reason`: without local mode, none may reach a real account."""
     statement = f"raise RuntimeError({f'Local mode is not available. {reason}'!r})\n"
     shell.input_transformers_cleanup.append(lambda _lines: [statement])
 

@@ -1,4 +1,4 @@
-"""Pointing Google's clients at local mode, through their public doors only."""
+"""Points Google's clients at local mode, through their public settings only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def environment(root: Root, record: ServerRecord, kernel: str = "") -> dict[str,
     Args:
         root: local mode's folder.
         record: its server.
-        kernel: the kernel for which they are, or "": see `jobs.starter`.
+        kernel: the name of the kernel that uses them, see `jobs.starter`; "" for a shell.
     """
     api_url = starter.address(record.api_url, kernel)
     return (
@@ -34,7 +34,7 @@ def environment(root: Root, record: ServerRecord, kernel: str = "") -> dict[str,
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": f"{api_url}/",
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING": f"{record.api_url}/",
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{record.api_url}/",
-            # The storage client would ask for bucket metadata that only Cloud Trace needs.
+            # Else the storage client asks for bucket metadata that only Cloud Trace needs.
             "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA": "1",
             "VERTEX_LOCAL_API": api_url,
             "VERTEX_LOCAL_TOKEN": record.token,
@@ -53,7 +53,7 @@ def configure_clients(root: Root, record: ServerRecord, kernel: str = "") -> Non
 
 
 def init_sdk(aiplatform: Any) -> None:
-    """Tell the SDK what it does not read from the environment."""
+    """Set in the SDK what it does not read from environment variables."""
     from google.oauth2.credentials import Credentials
 
     aiplatform.init(

@@ -1,4 +1,4 @@
-"""Tells the owner of a job where its page is, just below the SDK's own link to Google's console."""
+"""Prints a link to a job's page, just below the SDK's own link to Google's console."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PAGES = {"Training": "jobs", "Custom Job": "jobs", "HyperparameterTuningJob": "s
 
 
 class PageLinks(logging.Handler):
-    """Prints a link for each job of which the SDK's log says that it was created.
+    """Prints a link whenever the SDK logs that it has created a job.
 
-    The link works once, so that a notebook that keeps it gives nothing away. It goes to stderr,
-    where no notebook promises anything.
+    The link works once, so a notebook that keeps it gives no secret away. It goes to stderr,
+    because promised outputs are never compared with stderr.
     """
 
     def __init__(self, root: Root) -> None:
@@ -28,7 +28,7 @@ class PageLinks(logging.Handler):
         self._root = root
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the link if this record is about a new job."""
+        """Print the link if this log record is about a new job."""
         match = LINK.search(record.getMessage())
         part = PAGES.get(match["kind"]) if match else None
         with suppress(LocalModeError):  # a job must not fail because of a link

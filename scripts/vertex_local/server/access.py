@@ -1,12 +1,11 @@
-"""Who may ask: clients that the owner of the root started, and nobody else. One gate for all.
+"""Who may send requests: only clients that the owner of the root started.
 
-Other users of the machine can send requests to 127.0.0.1 too, so each request proves where it
-comes from: by a secret as the first part of its path, which clients keep in all that they ask for,
-or by the bearer token.
+Other users of the machine can send requests to 127.0.0.1, too. So each request must carry a secret:
+as the first part of its path, which clients keep in front of every path, or as bearer token.
 
-A page in the owner's browser is refused even so. It cannot hide that it is a page: the browser adds
-an `Origin`, `Referer` or `Sec-Fetch-Site` header, or, when the page's own host name was made to
-point here, sends that name as `Host`.
+A web page in the owner's browser is refused even with the secret. It cannot hide that it is a page:
+the browser adds an `Origin`, `Referer` or `Sec-Fetch-Site` header, or, if the page's host name was
+made to resolve to this machine, sends that name as `Host`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from vertex_local.secret import Key
 from vertex_local.storage.api.faults import ON_FAULT, Note
 
 PROOF_PATH = "/healthz"
-# What a request without a secret is told, whatever it asks for.
+# The answers to requests without a valid secret: of the training API, and of Cloud Storage.
 NO_TOKEN = errors.Unauthenticated(
     "Request is missing local mode's token, or has an old one. Restart the kernel with the "
     "local-mode kernel chosen, or run `vertex-local env`."
@@ -37,16 +36,16 @@ MOVED = errors.NotFound(
     "There is nothing at this address. If it was local mode's Cloud Storage, restart the kernel "
     "with the local-mode kernel chosen, or run `vertex-local env`."
 )
-SINGLE = frozenset({b"authorization", b"host", b"origin", b"referer"})
+SINGLE = frozenset({b"authorization", b"host", b"origin", b"referer"})  # never sent twice
 
 
 class Passes:
-    """The secrets that open a server just now.
+    """The secrets with which a server may be used at present.
 
-    Only their digests are compared, so that the time an answer takes tells nothing about them.
+    Only their digests are compared, so that the time of an answer reveals nothing about them.
 
     Args:
-        lasting: secrets that open it as long as it runs.
+        lasting: secrets that are valid as long as the server runs.
     """
 
     def __init__(self, *lasting: str) -> None:
@@ -56,18 +55,18 @@ class Passes:
         return _digest(given) in self._digests
 
     def on_fault(self, given: str) -> Note | None:
-        """Return what to call when a fault hits the holder of a secret, if somebody asked."""
+        """Return what to call when a fault hits a request with this secret; None for most."""
         return self._digests.get(_digest(given))
 
     @contextmanager
     def lent(self, on_fault: Note) -> Iterator[str]:
-        """Give a job a new secret that is worth nothing after the context."""
-        made = secret.new()
-        self._digests[_digest(made)] = on_fault
+        """Yield a new secret for a job; it is valid until the context ends."""
+        lent = secret.new()
+        self._digests[_digest(lent)] = on_fault
         try:
-            yield made
+            yield lent
         finally:
-            self._digests.pop(_digest(made), None)
+            self._digests.pop(_digest(lent), None)
 
 
 def _digest(given: str) -> bytes:
@@ -75,17 +74,17 @@ def _digest(given: str) -> bytes:
 
 
 class Gate:
-    """ASGI middleware around a whole application: lets through what the owner's clients ask.
+    """ASGI middleware around a whole application: admits requests of the owner's clients only.
 
-    A secret in the path is taken out of it: the application finds it as `root_path`, with a slash
-    before it, to be put into the links that it gives back.
+    A secret in the path is taken out of it. The application finds it in `root_path`, with a slash
+    before it, and puts it into the URLs in its answers.
 
     Args:
         app: the application.
-        port: the TCP port on which it is asked.
+        port: the TCP port of the server.
         key: the key of the root, with which this server proves itself to its clients.
-        passes: the secrets that open it.
-        closed: what a request without one of them is told, whatever it asks for.
+        passes: the valid secrets.
+        closed: the answer to every request without one of them.
     """
 
     def __init__(
@@ -106,14 +105,14 @@ class Gate:
             await self._closed(scope, receive, send)
 
     def _proof(self, scope: Scope) -> str | None:
-        """Return the answer to somebody who wants to know whether this is the root's server."""
+        """Return the proof that this is the root's server; None if a request does not ask."""
         if scope["path"] != PROOF_PATH:
             return None
         nonce = dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("nonce", "")
         return self._key.proof(self._port, nonce) if secret.NONCE.fullmatch(nonce) else None
 
     def _admitted(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> Scope | None:
-        """Return the request as the application gets it, or None if it must not."""
+        """Return the request as the application gets it; None if it has no valid secret."""
         first, slash, rest = scope["raw_path"].decode("latin-1")[1:].partition("/")
         if slash and first in self._passes:
             path = scope["path"].removeprefix(f"/{first}")
@@ -125,7 +124,7 @@ class Gate:
 
 
 def objection(headers: Iterable[tuple[bytes, bytes]], port: int) -> str | None:
-    """Return why a request is not one of this machine's own clients, or None if it may pass.
+    """Return why a request does not come from a program on this machine, or None if it may.
 
     Args:
         headers: the request's headers, with their names in lower case.
@@ -152,15 +151,15 @@ def objection(headers: Iterable[tuple[bytes, bytes]], port: int) -> str | None:
 
 
 def plain_http(app: ASGIApp, **settings: Any) -> uvicorn.Config:
-    """Return how uvicorn serves an application here: nothing but HTTP, and no word of a proxy."""
+    """Return uvicorn's settings for an application: HTTP only, without headers of a proxy."""
     return uvicorn.Config(app, http=OriginForm, ws="none", proxy_headers=False, **settings)
 
 
 class OriginForm(HttpToolsProtocol):
-    """HTTP as uvicorn speaks it, but for requests that a client would send to a proxy.
+    """uvicorn's HTTP, which refuses the form of request that clients send to a proxy.
 
-    `GET http://elsewhere/path` names another host than its `Host` header may do, and uvicorn lets
-    an application see the path alone.
+    `GET http://elsewhere/path` can name another host than its `Host` header does, and an
+    application of uvicorn sees only the path.
     """
 
     def on_headers_complete(self) -> None:
@@ -169,4 +168,4 @@ class OriginForm(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: nobody here wants a WebSocket, and the request gets its plain answer."""
+        """Do not warn: a request for a WebSocket is answered like any other."""

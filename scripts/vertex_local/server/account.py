@@ -1,8 +1,9 @@
 """Local mode's own account: what Google's libraries find in place of the user's, in any language.
 
-`account.json` is a service account's key file, as `GOOGLE_APPLICATION_CREDENTIALS` names one; its
-token address is local mode itself. Google knows no such account, so whatever a client does with it,
-nothing of the user's leaves. `roots.pem` lets gRPC clients trust the tunnel of this server.
+`account.json` is the key file of a service account, to which `GOOGLE_APPLICATION_CREDENTIALS`
+points; tokens for it come from local mode. Google does not know the account, so a client can reach
+nothing of the user's with it. `roots.pem` makes clients trust this server's certificate for
+Google's host names.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ USAGE = x509.KeyUsage(
 
 
 class Account:
-    """The account of one root, made when it is first needed.
+    """The account of one root: its key is read from the root, or made if there is none.
 
     Args:
-        root: holds the key file.
+        root: holds the key file, which is written anew.
         token_url: where clients ask for an access token.
     """
 
@@ -65,7 +66,7 @@ class Account:
         )
 
     def signed(self, token: str) -> bool:
-        """Return whether a JSON web token was made with this account's key, and is not too old."""
+        """Return whether a JSON web token was signed with this account's key and is still valid."""
         try:
             return bool(jwt.decode(token, certs=self._public_key)["iss"] == LOCAL_ACCOUNT)
         except (GoogleAuthError, ValueError, KeyError):
@@ -92,16 +93,16 @@ def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def certificate(root: Root) -> tuple[bytes, bytes]:
-    """Return a new private key, and a certificate for Google's host names that it belongs to.
+    """Return a new private key and its certificate for Google's host names, both in PEM.
 
-    Clients of this root trust it beside the usual ones, because `roots.pem` says so.
+    `roots.pem`, which clients of this root trust, then holds this certificate and the usual ones.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Local mode of Vertex AI")])
     names = [x509.DNSName(f"*.{GOOGLE}"), x509.DNSName(f"*.storage.{GOOGLE}")]
     public = key.public_key()
     now = datetime.now(timezone.utc)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -111,19 +112,19 @@ def certificate(root: Root) -> tuple[bytes, bytes]:
         .not_valid_after(now + timedelta(days=CERTIFICATE_DAYS))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        # What Python 3.13 and newer want to see besides.
+        # Python 3.13 and newer require these extensions.
         .add_extension(USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
-    pem = made.public_bytes(serialization.Encoding.PEM)
+    pem = signed.public_bytes(serialization.Encoding.PEM)
     write_private(root.trusted, pem.decode() + _usual_certificates(root))
     return _pem(key), pem
 
 
 def _usual_certificates(root: Root) -> str:
-    """Return the certificates that programs trust without local mode: whichever file they read."""
+    """Return the certificates that programs trust without local mode, of every file they read."""
     system = ssl.get_default_verify_paths().cafile
     named = [os.environ.get(name) for name in TRUST]
     paths = dict.fromkeys([certifi.where(), *filter(None, [system, *named])])

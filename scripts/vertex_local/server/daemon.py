@@ -27,12 +27,12 @@ from vertex_local.server.identity import identity
 
 START_SECONDS = 90.0  # a cold start imports the Google SDK, which a busy machine does slowly
 STOP_SECONDS = 20.0
-OTHER_SECONDS = 10.0  # between the lock and the first answer of a server that another one started
+OTHER_SECONDS = 10.0  # from the lock to the first answer of a server that another process started
 POLL_SECONDS = 0.05
 ANSWER_SECONDS = 5.0
-ANSWER_BYTES = 1000  # the answer has 64; who knows what a stranger sends
-# Servers outlive whoever started them, so these are kept: a Popen object that is collected while
-# its process runs on complains.
+ANSWER_BYTES = 1000  # the right answer has 64; another program may send any number
+# Kept, because Popen warns if it is garbage-collected while its process runs; a server may outlive
+# this process.
 _started: list[subprocess.Popen[bytes]] = []
 
 ALREADY_SERVED = 4  # exit status of a server that found its root locked by another one
@@ -41,8 +41,8 @@ ALREADY_SERVED = 4  # exit status of a server that found its root locked by anot
 def find(root: Root) -> ServerRecord | None:
     """Return the record of the server that serves `root` now, or None.
 
-    It is believed when four things agree: the root's lock is held, the recorded process is still
-    the same one, it is this user's, and who answers on the recorded port has the root's key.
+    All of these must hold: the root's lock is held, the recorded process is still the same one and
+    this user's, and the program that answers on the recorded port has the root's key.
 
     Raises:
         LocalModeError: if another user owns the root or may write to it.
@@ -58,7 +58,7 @@ def find(root: Root) -> ServerRecord | None:
 
 
 def proves_itself(url: str, key: Key) -> bool:
-    """Return whether who answers at `url` has the key. Nothing secret is sent for that."""
+    """Return whether the program that answers at `url` has the key. No secret is sent to it."""
     nonce, parts = secret.new_nonce(), urlsplit(url)
     address = f"http://{HOST}:{parts.port}/healthz?nonce={nonce}"
     try:
@@ -70,20 +70,20 @@ def proves_itself(url: str, key: Key) -> bool:
 
 
 def ask(url: str | urllib.request.Request, seconds: float) -> Any:
-    """Open a URL of local mode, past any proxy that the environment names, and no other one."""
+    """Open a URL of local mode directly: without a proxy, and without following redirects."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
     return opener.open(url, timeout=seconds)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Who sends us somewhere else is not the server that we asked."""
+    """Follows no redirect: local mode sends none, so it would be another program's."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 def page_link(record: ServerRecord, page: str = "") -> str:
-    """Return an address of the server's page for people, which works once.
+    """Return a link to the server's page, which works once.
 
     Args:
         record: the server.
@@ -130,7 +130,7 @@ def ensure(root: Root) -> ServerRecord:
 
 @contextmanager
 def running(root: Root) -> Iterator[ServerRecord]:
-    """Give a running server for the time of the context; one started here is stopped again.
+    """Yield the record of a running server; one that was started here is stopped at the end.
 
     Raises:
         LocalModeError: if none is running and none can be started.
@@ -153,7 +153,7 @@ def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
             return record
         if process.poll() == ALREADY_SERVED:
             if not lock.is_held(root):
-                return _launch(root, api_port, storage_port)  # the other one was about to end
+                return _launch(root, api_port, storage_port)  # the other one has ended
             deadline = min(deadline, time.monotonic() + OTHER_SECONDS)
         elif process.poll() is not None:
             raise LocalModeError(_last_words(root, log_start))
@@ -165,7 +165,7 @@ def _launch(root: Root, api_port: int, storage_port: int) -> ServerRecord:
 
 
 def _spawn(root: Root, api_port: int, storage_port: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the server's process; return it, and where in the log its words begin."""
+    """Start the server's process; return it, and the byte at which its part of the log begins."""
     command = [sys.executable, "-m", "vertex_local", "up", "--foreground"]
     command += [f"--api-port={api_port}", f"--storage-port={storage_port}"]
     try:
@@ -188,9 +188,9 @@ def _spawn(root: Root, api_port: int, storage_port: int) -> tuple[subprocess.Pop
 
 def _last_words(root: Root, log_start: int) -> str:
     """Return why the server ended: its last line, unless the disk has no room even for that."""
-    said = root.log.read_bytes()[log_start:].decode(errors="replace").strip().splitlines()
-    if said:
-        return said[-1].removeprefix("vertex-local: ")
+    lines = root.log.read_bytes()[log_start:].decode(errors="replace").strip().splitlines()
+    if lines:
+        return lines[-1].removeprefix("vertex-local: ")
     return str(
         unusable(root.log, Exception("empty"), f"Local mode could not start; see {root.log}.")
     )
@@ -200,7 +200,7 @@ def stop(root: Root) -> bool:
     """Stop the server of `root` with its jobs; return whether there was one.
 
     Raises:
-        LocalModeError: if one holds the root that does not answer, or it does not end in time.
+        LocalModeError: if a server holds the root but does not answer, or does not end in time.
     """
     record = find(root)
     if record is None:

@@ -1,8 +1,8 @@
-"""Google's own host names over HTTPS, for clients that know no other address.
+"""Google's own host names over HTTPS, for clients whose address cannot be changed.
 
-The tunnel leads connections to `*.googleapis.com` here, after it has seen the password; nobody else
-is answered. What local mode has is at the same paths as on Google Cloud, and every other service is
-refused by name.
+The tunnel leads connections to `*.googleapis.com` here if they gave its password; other connections
+are refused. The training API and Cloud Storage have the same paths as on Google Cloud; every other
+service is refused by name.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class FrontDoor:
         listener: the socket to answer on.
         training: the training API.
         storage: Cloud Storage.
-        users: as whom clients come through the tunnel, by the port of their connection to here.
-        context: how this server shows that it is `*.googleapis.com`.
+        users: the user name that each connection gave to the tunnel, by its source port.
+        context: TLS with the certificate for `*.googleapis.com`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class FrontDoor:
 
 
 def _capitals(send: Send) -> Send:
-    """Return `send` for answers whose headers begin with capitals: TensorFlow knows no others."""
+    """Return `send` with header names that begin with capitals: TensorFlow reads no others."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -107,7 +107,7 @@ def _capitals(send: Send) -> Send:
 
 
 class OldForm(H11Protocol):
-    """HTTP as TensorFlow speaks it: with a header that the newer standard forgets, and refuses."""
+    """HTTP for TensorFlow: without its `Transfer-Encoding: identity`, obsolete since RFC 7230."""
 
     def data_received(self, data: bytes) -> None:
         head, end, body = data.partition(b"\r\n\r\n")

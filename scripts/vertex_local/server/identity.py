@@ -1,4 +1,4 @@
-"""Which process a number means: the system gives the number of one that ended to another."""
+"""Which process an id means: the system gives the id of a process that has ended to another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOOK_SECONDS = 10
 
 
 def identity(pid: int) -> str | None:
-    """Return what tells a process from any other that has the same number at another time.
+    """Return what distinguishes a process from others that have the same id at another time.
 
     Returns:
         Its owner, when it started, and its command; None if there is no such process.
@@ -30,9 +30,9 @@ def _from_proc(pid: int) -> str | None:
 
 
 def _from_ps(pid: int) -> str | None:
-    asked = ["ps", "-ww", "-p", str(pid), "-o", "uid=", "-o", "lstart=", "-o", "command="]
+    command = ["ps", "-ww", "-p", str(pid), "-o", "uid=", "-o", "lstart=", "-o", "command="]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=LOOK_SECONDS).stdout
+        found = subprocess.run(command, capture_output=True, text=True, timeout=LOOK_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return " ".join(said.split()) or None
+    return " ".join(found.stdout.split()) or None

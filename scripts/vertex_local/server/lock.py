@@ -1,4 +1,4 @@
-"""One server per root: a lock file that the system releases however its holder ends."""
+"""One server per root: a lock on a file, which the system releases however its holder ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from vertex_local.config import LocalModeError, Root, open_private
 
-# `is_held` shares the lock for an instant itself, so one refusal does not mean much.
+# `is_held` takes the lock for an instant, so a single refusal does not mean that a server has it.
 ATTEMPTS, PAUSE_SECONDS = 5, 0.02
 
 
@@ -38,7 +38,7 @@ def exclusive(root: Root) -> Iterator[None]:
                     ) from err
                 time.sleep(PAUSE_SECONDS)
         file.truncate()
-        file.write(str(os.getpid()))  # for people: nothing is done to a process because of this
+        file.write(str(os.getpid()))  # for people to read; no process is ended because of it
         file.flush()
         yield
 

@@ -23,7 +23,7 @@ def listen(port: int, preferred_url: str = "") -> socket.socket:
     if not 0 <= port <= 65535:
         raise LocalModeError(f"There is no port {port}. Choose one from 1024 to 65535.")
     if port == 0 and preferred_url:
-        with suppress(OSError, ValueError):  # taken, or no port at all
+        with suppress(OSError, ValueError):  # it is taken, or the URL is damaged
             return _server(urlsplit(preferred_url).port or 0)
     try:
         return _server(port)

@@ -1,4 +1,4 @@
-"""The server process of one root: storage and training API, from the first socket to the last."""
+"""The server process of one root: opens the sockets, serves both APIs, and ends the jobs."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
         LocalModeError: if the folder cannot be used or a port is taken.
     """
     reaper.adopt_orphans()
-    os.umask(0o077)  # whatever is written here, by jobs as well, is for the owner only
+    os.umask(0o077)  # only the owner may read what this process and its jobs write
     for name in ("https_proxy", "HTTPS_PROXY"):
-        if config.SECRET in os.environ.get(name, ""):  # of the kernel that starts a server again
+        if config.SECRET in os.environ.get(name, ""):  # a kernel restarts the server: not ours
             os.environ[name] = config.way_out()
     root.create()
     try:
@@ -70,7 +70,7 @@ def serve(root: Root, api_port: int, storage_port: int) -> None:
 
 
 def _serve(root: Root, api_port: int, storage_port: int) -> None:
-    last = ServerRecord.read(root.record)  # its ports are in the clients of running notebooks
+    last = ServerRecord.read(root.record)  # clients of running notebooks use its ports
     with (
         exclusive(root),
         ports.listen(api_port, last.api_url if last else "") as api,
@@ -119,7 +119,7 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
             )
             targets = Targets(rpc.port, ports.number(front))
             server = _Server(access.plain_http(app, lifespan="off", log_level="warning"), records)
-            # uvicorn stops at SIGTERM and then raises it again; there is still cleaning up to do.
+            # uvicorn stops at SIGTERM, and then raises it again: ignore it, and clean up.
             signal.signal(signal.SIGTERM, lambda *_: None)
             with door, Tunnel(tunnel, passes, targets, users):
                 try:
@@ -132,7 +132,7 @@ def _serve(root: Root, api_port: int, storage_port: int) -> None:
 
 
 def _application(service: Service, objects: Objects, port: int, key: Key, token: str) -> ASGIApp:
-    """Return the training API behind the gate, and beside it the page for people with its own."""
+    """Return the training API behind its gate, and beside it the page, which has its own gate."""
     proxy = config.proxy()
     session = Session(port, f"{proxy}/proxy/{port}" if proxy else "")
     page = Console(service, objects, session)
@@ -144,13 +144,16 @@ def _application(service: Service, objects: Objects, port: int, key: Key, token:
 
 @contextmanager
 def _lent(passes: Passes, address: str, on_fault: Note) -> Iterator[str]:
-    """Give a job an address of Cloud Storage of its own, which its logs may tell once it ended."""
+    """Yield a URL of Cloud Storage for one job, which is valid until the context ends.
+
+    So it does no harm that a log shows it afterwards.
+    """
     with passes.lent(on_fault) as in_path:
         yield f"{address}/{in_path}"
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that lets go of waiting requests when it has to stop."""
+    """A uvicorn server that answers waiting requests at once when it has to stop."""
 
     def __init__(self, config: uvicorn.Config, records: Records) -> None:
         super().__init__(config)

@@ -1,7 +1,7 @@
-"""The training API for gRPC clients, which is what Google's clients are if nobody says `rest`.
+"""The training API over gRPC, the default transport of Google's clients.
 
-Each call is passed on to the REST API by Google's own REST transport of the same service, which
-knows how a method becomes a URL. So whatever REST clients can do, gRPC clients can do as well.
+Google's own REST transport of the same service turns each call into a request to the REST API. So
+gRPC clients can do whatever REST clients can.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ class RpcService:
 
     Args:
         api_url: base URL of the training API.
-        token: what that API asks for.
-        account: whose tokens are believed, beside that one.
+        token: the bearer token of that API, which calls may carry.
+        account: calls may also carry a token that is signed with its key.
         identity: private key and certificate, in PEM.
-        users: who comes through the tunnel, by port: for a kernel, its name.
+        users: the user name that each connection gave to the tunnel, by its source port. Kernels
+            give their name.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class RpcService:
         raise AssertionError("abort raises")
 
     def _api_for(self, context: grpc.ServicerContext) -> str:
-        """Return the address of the API for whoever asks."""
+        """Return host and path of the API for the caller, which depends on its kernel."""
         port = int(context.peer().rpartition(":")[2])
         return starter.address(self._api, self._users.get(port, ""))
 
@@ -97,7 +98,7 @@ class RpcService:
 
 
 class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """Leads every method to one function."""
+    """Handles every method by one function."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -110,6 +111,7 @@ class _Every(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
 
 def _passed_on(api: str, token: str, method: str, body: bytes) -> bytes:
+    """Send a call to the REST API, and return the answer as a serialised message."""
     match = METHOD.fullmatch(method)
     assert match  # gRPC lets no other names through
     refusal = errors.Unimplemented(
@@ -119,7 +121,7 @@ def _passed_on(api: str, token: str, method: str, body: bytes) -> bytes:
         raise refusal
     if match["package"] == OPERATIONS:
         call = _transport(api, token, "JobService").get_operation
-        asked = operations_pb2.GetOperationRequest.FromString(body)
+        request = operations_pb2.GetOperationRequest.FromString(body)
         if match["call"] != "GetOperation":
             raise refusal
     else:
@@ -127,9 +129,9 @@ def _passed_on(api: str, token: str, method: str, body: bytes) -> bytes:
         call = getattr(_transport(api, token, match["service"]), _snake(match["call"]), None)
         if kind is None or call is None:
             raise refusal
-        asked = kind.deserialize(body)
-    answer = call(asked)
-    if answer is None:  # nothing but that it was done
+        request = kind.deserialize(body)
+    answer = call(request)
+    if answer is None:  # an empty message
         return b""
     if isinstance(answer, proto.Message):
         return bytes(type(answer).serialize(answer))
@@ -138,7 +140,7 @@ def _passed_on(api: str, token: str, method: str, body: bytes) -> bytes:
 
 @lru_cache
 def _transport(api: str, token: str, service: str) -> Any:
-    """Return Google's REST transport of a service, asking this server."""
+    """Return Google's REST transport of a service, which sends its requests to this server."""
     try:
         module = import_module(f"{CLIENTS}.services.{_snake(service)}.transports.rest")
     except ImportError:

@@ -1,9 +1,9 @@
-"""The way of clients that know only Google's host names: a proxy that leads these to this machine.
+"""A proxy that leads Google's host names to this machine, for clients that know no other address.
 
-No variable changes the address of a gRPC client, or of a REST client built by hand. But they honour
-`grpc_proxy` and `https_proxy`: they ask the proxy there to CONNECT them to that name. This one
-connects them to local mode instead, and to any other name as any proxy would; where there is
-another proxy on the way out, through that one.
+No variable changes the address of a gRPC client, or of a REST client built by hand. But they use
+the proxy in `grpc_proxy` or `https_proxy`, and ask it to CONNECT them to Google's host. This proxy
+connects them to local mode instead. To any other host it connects them like every proxy, through
+this machine's own proxy if it has one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from vertex_local.server.account import GOOGLE
 
 REQUEST = re.compile(rb"CONNECT ([\w.-]+):(\d{1,5}) HTTP/1\.[01]\r\n")
 MAX_REQUEST_BYTES = 8192
-MAX_HELLO_BYTES = 5 + (1 << 14)  # a record of TLS: its head, and what it holds
+MAX_HELLO_BYTES = 5 + (1 << 14)  # a TLS record: its header, and its content
 PIECE_BYTES = 1 << 16
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-SECONDS = 30.0  # for a request to come, and for another host to answer
+SECONDS = 30.0  # limit for a client to send its request, and for another host to answer
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Ports on this machine for Google's host names: of the gRPC service, and of HTTPS."""
+    """The ports of the gRPC service and of the HTTPS front on this machine."""
 
     rpc: int
     https: int
@@ -44,9 +44,9 @@ class Tunnel:
 
     Args:
         listener: the socket to answer on.
-        passes: one of these secrets is the password that clients must give.
-        targets: where Google's host names are on this machine.
-        users: is told as whom clients come to it, by the port from which they are led there.
+        passes: clients must give one of these secrets as password.
+        targets: where connections to Google's host names lead.
+        users: filled with the user name of each such connection, by its source port.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Tunnel:
             threading.Thread(target=self._guide, args=(client,), daemon=True).start()
 
     def _guide(self, client: socket.socket) -> None:
-        """Connect a client to where it wants to go, until one side has enough."""
+        """Connect a client to the host that it asks for, until one side closes the connection."""
         with closing(client), suppress(OSError), ExitStack() as opened:
             client.settimeout(SECONDS)
             request = _head(client)
@@ -105,7 +105,7 @@ class Tunnel:
             _exchange(client, other)
 
     def _user(self, request: bytes) -> str | None:
-        """Return the name that a client gives with the right password; None if it has neither."""
+        """Return the user name of a client that gives a valid password; None for any other."""
         given = re.search(rb"\r\nproxy-authorization: *basic +([\w+/=]+)\r\n", request, re.I)
         if given is None:
             return None
@@ -114,7 +114,7 @@ class Tunnel:
 
 
 def _head(client: socket.socket) -> bytes:
-    """Return a request up to its empty line."""
+    """Return a request, or an answer, up to its empty line."""
     request = b""
     while b"\r\n\r\n" not in request and len(request) < MAX_REQUEST_BYTES:
         data = client.recv(MAX_REQUEST_BYTES)
@@ -125,7 +125,7 @@ def _head(client: socket.socket) -> bytes:
 
 
 def _hello(client: socket.socket) -> bytes:
-    """Return the first record that a client sends over TLS, in which it says what it speaks."""
+    """Return the first TLS record of a client, which lists the protocols that it offers."""
     record = b""
     while len(record) < min(MAX_HELLO_BYTES, 5 + int.from_bytes(record[3:5], "big")):
         data = client.recv(MAX_HELLO_BYTES)
@@ -136,12 +136,16 @@ def _hello(client: socket.socket) -> bytes:
 
 
 def _speaks_rpc(hello: bytes) -> bool:
-    """Return whether a client offers HTTP/2 alone, as only those of gRPC do (RFC 7301)."""
+    """Return whether a client offers HTTP/2 and no HTTP/1 (RFC 7301): only gRPC clients do."""
     return b"\x02h2" in hello and b"\x08http/1." not in hello
 
 
 def _connection(host: str, port: int) -> socket.socket:
-    """Connect to another host: directly, or through the proxy that this machine has for that."""
+    """Connect to another host, directly or through this machine's own proxy.
+
+    Raises:
+        OSError: if it cannot be reached, or the proxy refuses.
+    """
     proxy = urlsplit(config.way_out())
     if not proxy.hostname or urllib.request.proxy_bypass(host):
         return socket.create_connection((host, port), SECONDS)
@@ -162,7 +166,7 @@ def _connection(host: str, port: int) -> socket.socket:
 
 
 def _exchange(one: socket.socket, other: socket.socket) -> None:
-    """Pass on what each side sends, until one of them ends."""
+    """Forward what each side sends to the other, until one of them closes."""
     with selectors.DefaultSelector() as selector:
         for source, target in ((one, other), (other, one)):
             source.settimeout(None)
