@@ -17,14 +17,14 @@ from vertex_local.config import LocalModeError
 from vertex_local.server import daemon
 from vertex_local.server.lock import AlreadyServed
 
-WRITING = (server.up, notebooks.run)  # what these write into the root is for its owner only
+WRITING = (server.up, notebooks.run)  # only the owner may read the files that these write
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit status.
 
     Args:
-        argv: the arguments; None if this process is the command, and no other program's.
+        argv: the arguments. None takes those of this process, which must then run nothing else.
     """
     if argv is None:
         imports.skip_clients()
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         status = command(config.find_root(), args)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # discard the remaining output
         return 128 + signal.SIGPIPE
@@ -49,12 +49,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="vertex-local",
         description="Vertex AI training jobs and Cloud Storage on this machine. Everything is "
         "kept in one folder: VERTEX_LOCAL_ROOT, else .vertex-local in the clone.",
     )
-    commands = made.add_subparsers(metavar="COMMAND", required=True)
+    commands = command.add_subparsers(metavar="COMMAND", required=True)
     for module in (server, notebooks, faults):
         module.add_to(commands)
-    return made
+    return command

@@ -24,9 +24,9 @@ from vertex_local.training.records import Records
 
 DISTRIBUTION = "vertex-ai-workshop"
 TESTED_VERSIONS = Path(__file__).resolve().parents[2] / "tested-versions.txt"
-FREE_GB = 1.0  # a root with many runs of the lesson stays far below
+FREE_GB = 1.0  # more than many runs of the lesson need
 
-# A check yields what it found; it raises LocalModeError with the cure when something is wrong.
+# A check yields what it found; it raises LocalModeError with the remedy if something is wrong.
 Check = Callable[[Root], Iterator[str]]
 
 
@@ -47,12 +47,12 @@ def report(root: Root) -> int:
 
 
 def python(_root: Root) -> Iterator[str]:
-    """Which interpreter this is; an older one than 3.10 cannot even import this module."""
+    """Name the interpreter; one older than 3.10 cannot even import this module."""
     yield f"Python {platform.python_version()} at {sys.executable}"
 
 
 def packages(_root: Root) -> Iterator[str]:
-    """Every package that the lesson uses directly is there, in a version that it supports."""
+    """Check that every direct dependency of the lesson is installed in a supported version."""
     tested = _tested_versions()
     for text in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(text)
@@ -66,7 +66,7 @@ def packages(_root: Root) -> Iterator[str]:
             ) from None
         if not requirement.specifier.contains(version, prereleases=True):
             raise LocalModeError(
-                f"{requirement.name} {version} does not suit; the lesson needs "
+                f"{requirement.name} {version} is installed; the lesson needs "
                 f"{requirement.specifier}. Run `python3 scripts/workshop.py run`."
             )
         expected = tested.get(requirement.name, version)
@@ -75,31 +75,31 @@ def packages(_root: Root) -> Iterator[str]:
 
 
 def packaging_tool(_root: Root) -> Iterator[str]:
-    """The SDK can pack a training script: it runs `setup.py sdist`."""
+    """Check that the SDK can pack a training script: it runs `setup.py sdist`."""
     try:
         import setuptools
     except ImportError:
         raise LocalModeError(
-            "setuptools is missing, without which the SDK cannot pack the training script. Run "
+            "setuptools is missing; the SDK needs it to pack the training script. Run "
             "`pip install setuptools`."
         ) from None
     yield f"setuptools {setuptools.__version__} can pack training scripts"
 
 
 def free_ports(_root: Root) -> Iterator[str]:
-    """Programs of this user may listen on the loopback interface."""
+    """Check that this user's programs may listen on the loopback interface."""
     with ports.listen(0) as one, ports.listen(0) as other:
         numbers = [listener.getsockname()[1] for listener in (one, other)]
     yield f"free ports on 127.0.0.1, for example {numbers[0]} and {numbers[1]}"
 
 
 def disk(root: Root) -> Iterator[str]:
-    """The root can be written and has room."""
+    """Check that the root can be written, and that its disk has room."""
     existing = next(path for path in (root.path, *root.path.parents) if path.exists())
     free = shutil.disk_usage(existing).free / 1e9
     if free < FREE_GB:
         raise LocalModeError(
-            f"Only {free:.1f} GB are free at {existing}; local mode wants {FREE_GB:g} GB. Delete "
+            f"Only {free:.1f} GB are free at {existing}; local mode needs {FREE_GB:g} GB. Delete "
             "something, or set VERTEX_LOCAL_ROOT to a folder on another disk."
         )
     try:
@@ -114,7 +114,7 @@ def disk(root: Root) -> Iterator[str]:
 
 
 def own_files(root: Root) -> Iterator[str]:
-    """What local mode keeps about itself is its owner's alone, and can be read."""
+    """Check that only the owner may write to the root, and that its files can be read."""
     if not root.path.is_dir():  # nothing yet, or another line says why
         return
     root.check_owner()
@@ -137,7 +137,7 @@ def own_files(root: Root) -> Iterator[str]:
 
 
 def buckets(root: Root) -> Iterator[str]:
-    """Whatever lies among the buckets is one: no client sees anything else there."""
+    """Check that the folder of the buckets holds only buckets: clients see nothing else there."""
     entries = sorted(root.buckets.iterdir()) if root.buckets.is_dir() else []
     shown = [entry for entry in entries if not entry.name.startswith(".")]  # not .DS_Store
     for entry in shown:
@@ -153,7 +153,7 @@ def buckets(root: Root) -> Iterator[str]:
 
 
 def kernel_spec(_root: Root) -> Iterator[str]:
-    """Jupyter knows the kernel, and it starts this Python."""
+    """Check that Jupyter knows the kernel, and that the kernel starts this Python."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:
@@ -171,7 +171,7 @@ def kernel_spec(_root: Root) -> Iterator[str]:
 
 
 def emulator(root: Root) -> Iterator[str]:
-    """The server answers; one is started for the check if none is running."""
+    """Check that the server answers; start one for the check if none is running."""
     with daemon.running(root) as record:
         for name, url in (
             ("training API", record.api_url),
@@ -186,7 +186,7 @@ def emulator(root: Root) -> Iterator[str]:
 
 
 def gcs(root: Root) -> Iterator[str]:
-    """Whether jobs and cells have `/gcs`. Nothing fails without it: there are other ways."""
+    """Tell whether jobs and cells have `/gcs`, and if not, how to get it. Never fails."""
     if not root.buckets.is_dir():  # an earlier line says why
         return
     if obstacle := mount.obstacle(root.buckets):

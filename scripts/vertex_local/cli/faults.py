@@ -12,7 +12,7 @@ from vertex_local.faults.store import Fault, Faults
 
 
 def add(root: Root, args: argparse.Namespace) -> int:
-    """Let something go wrong on purpose, until it is cleared or has happened often enough."""
+    """Add a fault: it happens until it is cleared, or as often or as long as its options say."""
     names = [option.name for option in KINDS[args.kind].options]
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     print(f"Added fault {describe(Faults(root).add(args.kind, given))}")
@@ -36,16 +36,16 @@ def clear(root: Root, args: argparse.Namespace) -> int:
 def describe(fault: Fault) -> str:
     """Return a fault as one line."""
     if not fault.is_active:
-        rest = "over"
+        remaining = "over"
     elif fault.until is not None:
-        rest = "for a while"
+        remaining = "for a while"
     else:
-        rest = "until it is cleared" if fault.left is None else f"{fault.left} more"
-    return f"{fault.number}: {fault} ({rest}; happened {fault.happened} times)"
+        remaining = "until it is cleared" if fault.left is None else f"{fault.left} more"
+    return f"{fault.number}: {fault} ({remaining}; happened {fault.happened} times)"
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command to the parser's."""
+    """Add the command to those of the parser."""
     help_text = "let something go wrong on purpose, as on Google Cloud"
     faults = commands.add_parser("fault", help=help_text, description=help_text)
     actions = faults.add_subparsers(metavar="ACTION", required=True)

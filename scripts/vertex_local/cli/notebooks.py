@@ -14,7 +14,7 @@ from vertex_local.server import daemon
 
 
 def add_to(commands: Commands) -> None:
-    """Add these commands to the parser's."""
+    """Add these commands to those of the parser."""
     running = add(commands, "run", run)
     running.add_argument(
         "--output",
@@ -25,12 +25,14 @@ def add_to(commands: Commands) -> None:
     running.add_argument(
         "--stamp",
         action="store_true",
-        help="if every cell works, say so in the notebook itself, with date and versions",
+        help="if every cell works, write that into the notebook itself, with date and versions",
     )
     promising = add(commands, "promise", promise)
-    promising.add_argument("--yes", action="store_true", help="store what differs")
+    promising.add_argument("--yes", action="store_true", help="store the new outputs")
     tidying = add(commands, "tidy", tidy)
-    tidying.add_argument("--check", action="store_true", help="only look; change nothing")
+    tidying.add_argument(
+        "--check", action="store_true", help="change nothing, only tell which are not tidy"
+    )
     for each in (running, promising, tidying):
         each.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     kernels = commands.add_parser("kernel", help="the Jupyter kernel").add_subparsers(
@@ -38,7 +40,7 @@ def add_to(commands: Commands) -> None:
     )
     installing = add(kernels, "install", kernel_install)
     installing.add_argument(
-        "--prefix", default=sys.prefix, help="where Jupyter looks (default: %(default)s)"
+        "--prefix", default=sys.prefix, help="folder of a Python environment (default: %(default)s)"
     )
 
 
@@ -57,14 +59,14 @@ def run(root: Root, args: argparse.Namespace) -> int:
 
 
 def promise(_root: Root, args: argparse.Namespace) -> int:
-    """Compare what notebooks promise with what they show; with --yes, store that."""
+    """Execute notebooks, and compare the promised outputs with the new ones."""
     from vertex_local.notebooks.promises.refresh import refresh
 
     return 0 if all([refresh(path.absolute(), args.yes) for path in args.notebooks]) else 1
 
 
 def tidy(_root: Root, args: argparse.Namespace) -> int:
-    """Take out of notebooks what is not to be committed: outputs, but for promised ones."""
+    """Prepare notebooks for a commit: remove outputs, except promised ones, and run times."""
     from vertex_local.notebooks.promises.tidy import tidy
 
     return 0 if all([tidy(path, not args.check) for path in args.notebooks]) else 1

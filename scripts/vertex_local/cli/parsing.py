@@ -1,4 +1,4 @@
-"""How a command is added to the parser: the function that it runs says what it does."""
+"""Adding a command to the parser: its help is the docstring of the function that it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Command: TypeAlias = Callable[[Root, argparse.Namespace], int]  # returns the ex
 
 
 def add(commands: Commands, name: str, command: Command) -> argparse.ArgumentParser:
-    """Add a command, whose help is the docstring of its function; return its parser."""
-    added = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
-    added.set_defaults(command=command)
-    return added
+    """Add a command and return its parser."""
+    parser = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+    parser.set_defaults(command=command)
+    return parser

@@ -33,7 +33,7 @@ def print_buckets(root: Root) -> None:
 def print_searches(root: Root) -> None:
     """Print the newest tuning jobs: state, trials, best value; nothing if there are none.
 
-    A trial is among the jobs, as NAME-trial-ID.
+    `print_jobs` prints their trials, as NAME-trial-ID.
     """
     records = Records(root.database)
     searches = records.searches()
@@ -45,9 +45,9 @@ def print_searches(root: Root) -> None:
 
 def _trials(search: HyperparameterTuningJob) -> str:
     """Return how far a search is, and its best trial so far."""
-    of_state = [trial.state for trial in search.trials]
-    done = of_state.count(Trial.State.SUCCEEDED)
-    failed = of_state.count(Trial.State.INFEASIBLE)
+    states_of_trials = [trial.state for trial in search.trials]
+    done = states_of_trials.count(Trial.State.SUCCEEDED)
+    failed = states_of_trials.count(Trial.State.INFEASIBLE)
     text = f"Trials: {done} done, {failed} failed, of at most {search.max_trial_count}."
     shown = search_of(search)
     if shown.best is None:
@@ -72,7 +72,7 @@ def _cost(job: CustomJob) -> str:
 def _print_newest(
     root: Root, title: str, jobs: Sequence[Job], last_line: Callable[[Job], str]
 ) -> None:
-    """Print the newest of some jobs: state, time and name, the error, warnings, a line more."""
+    """Print the newest jobs: start, state, duration and name; error; warnings; `last_line`."""
     print(f"{title}: {len(jobs)}" + (f", the newest {NEWEST}:" if len(jobs) > NEWEST else ""))
     for job in reversed(jobs[-NEWEST:]):
         state = job.state.name.removeprefix("JOB_STATE_")
@@ -85,7 +85,7 @@ def _print_newest(
 
 
 def print_budget(root: Root) -> None:
-    """Print the root's own limit of costs, and what is left of it."""
+    """Print the budget of the root, and what is left of it."""
     budget = Budget.read(root)
     if budget is None:
         print("Budget: none. `vertex-local budget 5` lets jobs here cost $5 in all.")

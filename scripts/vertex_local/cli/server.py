@@ -1,4 +1,4 @@
-"""Commands on the server, what it keeps and this machine: up, down, status, page, env, …"""
+"""The commands that concern the server, its root and this machine: up, down, status, page, …"""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from vertex_local.server import daemon
 
 
 def add_to(commands: Commands) -> None:
-    """Add these commands to the parser's."""
+    """Add these commands to those of the parser."""
     starting = add(commands, "up", up)
-    starting.add_argument("--foreground", action="store_true", help="stay, and print the log")
+    starting.add_argument(
+        "--foreground", action="store_true", help="do not go into the background; print the log"
+    )
     for service in ("api", "storage"):
         starting.add_argument(
             f"--{service}-port", type=int, default=0, help="TCP port (default: any free one)"
@@ -84,7 +86,7 @@ def page(root: Root, _args: argparse.Namespace) -> int:
 
 
 def env(root: Root, _args: argparse.Namespace) -> int:
-    """Print the exports that point a shell's programs at local mode."""
+    """Print exports for a shell, with which its programs use local mode."""
     from vertex_local.kernel.clients import environment
 
     record = daemon.find(root)
@@ -115,24 +117,24 @@ def budget(root: Root, args: argparse.Namespace) -> int:
 
 
 def reset(root: Root, args: argparse.Namespace) -> int:
-    """Delete all buckets and jobs of this root, and make its secrets worthless."""
+    """Delete all buckets and jobs of this root, its faults, its budget and its secrets."""
     if not args.yes:
         raise LocalModeError(
             f"This deletes all buckets and jobs in {root.path}. Add --yes to do it."
         )
     daemon.stop(root)
     if root.buckets.is_dir():
-        root.buckets.chmod(0o700)  # a server that was killed left it closed
+        root.buckets.chmod(0o700)  # a server that was killed left it without write permission
     names = ("buckets", "uploads", "jobs", "server.json", "token", "key")
     kept = (root.database, root.metadata, root.faults, root.budget)
     patterns = [*names, *(f"{path.name}*" for path in kept)]
     for path in [each for name in patterns for each in root.path.glob(name)]:
-        try:  # whatever stands there
+        try:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except OSError as err:
             raise LocalModeError(
-                f"{err.filename} cannot be deleted ({err.strerror}). What is there is perhaps "
-                "deleted by half: put that right, then run this command again."
+                f"{err.filename} cannot be deleted ({err.strerror}). Other files may be deleted "
+                "already. Correct this, then run this command again."
             ) from err
     print(f"Deleted all buckets and jobs in {root.path}.")
     return 0
