@@ -254,84 +254,78 @@ def kill(record: ServerRecord) -> None:
     daemon._started[-1].wait()
 
 
-def test_a_stranger_on_the_old_port_is_not_believed(
+def test_a_dead_server_is_noticed_and_its_ports_may_be_a_strangers(
     own_root: Root, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    first = daemon.start(own_root)
+    assert lock.is_held(own_root) and identity(first.pid) == first.process
+    kill(first)
+    assert not lock.is_held(own_root) and identity(first.pid) != first.process
+    assert daemon.find(own_root) is None
+    assert cli.main(["status"]) == 3 and "not running" in capsys.readouterr().out
     record = daemon.start(own_root)
+    assert record.pid != first.pid
+    assert record.storage_url == first.storage_url  # a notebook's clients go on working
     kill(record)
-    with stranger(port_of(record.api_url)) as (_, heard):
+    ports = port_of(record.api_url), port_of(record.storage_url)
+    with stranger(ports[0]) as (_, heard), stranger(ports[1]):  # old clients still send it a secret
         assert daemon.find(own_root) is None
         assert not daemon.proves_itself(record.api_url, Key.of(own_root))
         assert cli.main(["status"]) == 3 and cli.main(["env"]) == 1 and cli.main(["down"]) == 0
-        again = daemon.start(own_root)  # elsewhere, as the port is taken
+        again = daemon.start(own_root)  # elsewhere, as the ports are taken
         assert again.api_url != record.api_url and daemon.find(own_root) == again
+        stolen = f"{again.storage_address}/{secret_of(record)}/storage/v1/b"
+        assert requests.get(stolen, timeout=30).status_code == 404
+        assert requests.get(f"{again.storage_url}/storage/v1/b", timeout=30).status_code == 200
     said = "".join(heard) + str(capsys.readouterr())
     for given in (record.token, secret_of(record), again.token, Key.of(own_root).value.hex()):
         assert given not in said
     assert heard  # it was asked to prove itself, at least
 
 
-def test_what_old_clients_tell_a_stranger_opens_nothing(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    kill(record)
-    with stranger(port_of(record.storage_url)):  # old clients still send the secret there
-        again = daemon.start(own_root)
-        stolen = f"{again.storage_address}/{secret_of(record)}/storage/v1/b"
-        assert requests.get(stolen, timeout=30).status_code == 404
-        assert requests.get(f"{again.storage_url}/storage/v1/b", timeout=30).status_code == 200
-
-
-def test_a_stranger_cannot_let_the_real_server_prove_it(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    with stranger(relay=record.api_url) as (address, heard):
-        key = Key.of(own_root)
+def test_a_stranger_cannot_let_the_real_server_prove_it(root: Root, server: ServerRecord) -> None:
+    with stranger(relay=server.api_url) as (address, heard):
+        key = Key.of(root)
         assert not daemon.proves_itself(address, key)
         assert len(heard) == 1
-        assert daemon.proves_itself(record.api_url, key)
-        assert daemon.proves_itself(record.storage_url, key)
-        assert not daemon.proves_itself(record.api_url, Key(b"another key" * 3))
+        assert daemon.proves_itself(server.api_url, key)
+        assert daemon.proves_itself(server.storage_url, key)
+        assert not daemon.proves_itself(server.api_url, Key(b"another key" * 3))
 
 
-def test_a_foreign_process_is_never_ended(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    told = json.loads(own_root.record.read_text())
-    with subprocess.Popen(["sleep", "300"]) as other, stranger() as (address, _):
-        for lie in (
-            {"pid": other.pid},
-            {"pid": other.pid, "process": "0 0 python"},
-            {"pid": other.pid, "process": identity(other.pid), "api_url": address},
-        ):
-            own_root.record.write_text(json.dumps(told | lie))
-            assert daemon.find(own_root) is None
-            with pytest.raises(LocalModeError, match="does not answer"):
-                daemon.stop(own_root)
-        assert other.poll() is None
-        other.kill()
-    own_root.record.write_text(json.dumps(told))
-    assert daemon.find(own_root) == record
-
-
-def test_a_server_that_is_gone_leaves_the_lock_open(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    assert lock.is_held(own_root) and identity(record.pid) == record.process
-    kill(record)
-    assert not lock.is_held(own_root) and identity(record.pid) != record.process
+def test_a_foreign_process_is_never_ended(root: Root, server: ServerRecord) -> None:
     assert identity(1) != identity(os.getpid()) is not None
+    text = root.record.read_text()
+    with subprocess.Popen(["sleep", "300"]) as other, stranger() as (address, _):
+        try:
+            for lie in (
+                {"pid": other.pid},
+                {"pid": other.pid, "process": "0 0 python"},
+                {"pid": other.pid, "process": identity(other.pid), "api_url": address},
+            ):
+                root.record.write_text(json.dumps(json.loads(text) | lie))
+                assert daemon.find(root) is None
+                with pytest.raises(LocalModeError, match="does not answer"):
+                    daemon.stop(root)
+            assert other.poll() is None
+        finally:
+            root.record.write_text(text)
+            other.kill()
+    assert daemon.find(root) == server
 
 
 def test_a_server_that_hangs_is_named_and_not_taken_for_none(
-    own_root: Root, monkeypatch: pytest.MonkeyPatch
+    root: Root, server: ServerRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = daemon.start(own_root)
     monkeypatch.setattr(daemon, "ANSWER_SECONDS", 0.2)
-    os.kill(record.pid, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(LocalModeError, match=f"kill -9 {record.pid}"):
-            daemon.stop(own_root)
+        with pytest.raises(LocalModeError, match=f"kill -9 {server.pid}"):
+            daemon.stop(root)
     finally:
-        os.kill(record.pid, signal.SIGCONT)
+        os.kill(server.pid, signal.SIGCONT)
         monkeypatch.undo()
-    assert daemon.find(own_root) == record
+    assert daemon.find(root) == server
 
 
 # Files

@@ -92,17 +92,6 @@ def test_a_root_that_cannot_be_written_is_named(
     assert "VERTEX_LOCAL_ROOT" in message
 
 
-def test_a_killed_server_is_noticed_and_replaced(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    os.kill(record.pid, 9)
-    daemon._started[-1].wait()
-    assert daemon.find(own_root) is None
-    assert "not running" in vertex_local("status").stdout
-    again = daemon.start(own_root)
-    assert again.pid != record.pid
-    assert again.storage_url == record.storage_url  # a notebook's clients go on working
-
-
 def test_damaged_storage_metadata_is_reported_and_kept(own_root: Root) -> None:
     own_root.create()
     own_root.metadata.write_text("not a database, and longer than the header of one " * 9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -14,8 +13,9 @@ import pytest
 import requests
 
 from vertex_local import cli
+from vertex_local.cli import doctor
 from vertex_local.config import LocalModeError, Root, ServerRecord, find_root
-from vertex_local.server import daemon
+from vertex_local.server import daemon, process
 
 JOBS = "/v1/projects/vertex-local/locations/us-central1/customJobs"
 GARBAGE = b"not what it was, and longer than a header of a database is " * 9
@@ -36,13 +36,26 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return say
 
 
-def doctor(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return what the doctor finds wrong."""
-    capsys.readouterr()
-    cli.main(["doctor"])
-    return "\n".join(
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("[FAIL]")
-    )
+@pytest.fixture
+def refused(own_root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    """Start a server that must end at once, in this process, and return its one sentence."""
+    monkeypatch.setattr(process.reaper, "adopt_orphans", lambda: None)
+    before = os.umask(0o077)
+
+    def refused() -> str:
+        with pytest.raises(LocalModeError) as found:
+            process.serve(own_root, 0, 0)
+        return str(found.value)
+
+    yield refused
+    os.umask(before)
+
+
+def own_files(root: Root) -> str:
+    """Return what the doctor finds wrong with local mode's own files."""
+    with pytest.raises(LocalModeError) as found:
+        list(doctor.own_files(root))
+    return str(found.value)
 
 
 def as_folder(path: Path) -> None:
@@ -68,12 +81,12 @@ def cut(path: Path) -> None:
 
 
 def test_damaged_records_of_jobs(
-    own_root: Root, say: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    own_root: Root, say: Callable[..., str], refused: Callable[[], str]
 ) -> None:
     own_root.create()
     for damage in (as_garbage, as_folder, cut):
         damage(own_root.database)
-        for words in (say("up"), say("status"), doctor(capsys)):
+        for words in (refused(), say("status"), own_files(own_root)):
             assert f"{own_root.database} is" in words and "Move it away" in words, damage
         shutil.move(own_root.database, own_root.path / damage.__name__)  # the advice
         for path in own_root.path.glob(f"{own_root.database.name}-*"):
@@ -81,9 +94,7 @@ def test_damaged_records_of_jobs(
     assert cli.main(["up"]) == 0  # was good
 
 
-def test_one_damaged_record(
-    own_root: Root, say: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_damaged_record(own_root: Root, say: Callable[..., str]) -> None:
     record = daemon.start(own_root)
     with sqlite3.connect(own_root.database) as database:
         name = JOBS.removeprefix("/v1/").replace("vertex-local", "100000000000") + "/7"
@@ -95,7 +106,7 @@ def test_one_damaged_record(
     listed = requests.get(record.api_url + JOBS, headers=headers, timeout=30)
     assert listed.status_code == 500
     assert "customJobs/7 in jobs.sqlite3 is damaged" in listed.json()["error"]["message"]
-    for words in (say("status"), doctor(capsys)):
+    for words in (say("status"), own_files(own_root)):
         assert "customJobs/7 in jobs.sqlite3 is damaged" in words and "Move it away" in words
 
 
@@ -125,23 +136,26 @@ def test_a_damaged_record_of_the_server_is_found_and_replaced(
 ) -> None:
     own_root.create()
     own_root.record.write_text('{"pid": 1}')
-    assert f"{own_root.record} is damaged" in doctor(capsys)
-    own_root.record.write_text('{"pid": 1}')
-    assert cli.main(["up"]) == 0 and cli.main(["status"]) == 0  # nothing in it was needed
+    cli.main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    (wrong,) = (line for line in lines if line.startswith("[FAIL]"))
+    assert f"{own_root.record} is damaged" in wrong
+    assert any("training API answers" in line for line in lines)  # nothing in it was needed
 
 
 def test_a_record_damaged_while_the_server_runs(
-    own_root: Root, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    root: Root, server: ServerRecord, say: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "OTHER_SECONDS", 0.2)
-    record = daemon.start(own_root)
-    told = own_root.record.read_text()
-    own_root.record.write_text("{")
-    for command in ("up", "down"):
-        words = say(command)
-        assert f"kill -9 {record.pid}" in words and "is damaged" in words
-    own_root.record.write_text(told)
-    assert json.loads(told)["pid"] == record.pid
+    told = root.record.read_text()
+    try:
+        root.record.write_text("{")
+        for command in ("up", "down"):
+            words = say(command)
+            assert f"kill -9 {server.pid}" in words and "is damaged" in words
+    finally:
+        root.record.write_text(told)
+    assert daemon.find(root) == server
 
 
 @pytest.mark.parametrize("name", ["server.log", "server.lock", "boto.cfg"])
@@ -153,7 +167,11 @@ def test_a_folder_in_place_of_a_file_is_named(
     assert name in say("up")
 
 
-def test_reset_mends_what_is_in_place_of_a_file(own_root: Root, say: Callable[..., str]) -> None:
+def test_reset_mends_what_is_in_place_of_a_file_and_makes_old_secrets_worthless(
+    own_root: Root, refused: Callable[[], str]
+) -> None:
+    before = daemon.start(own_root)
+    assert cli.main(["reset", "--yes"]) == 0
     for name in ("server.json", "token", "key", "buckets"):
         own_root.create()
         path = own_root.path / name
@@ -162,10 +180,14 @@ def test_reset_mends_what_is_in_place_of_a_file(own_root: Root, say: Callable[..
             path.touch()
         else:
             as_folder(path)
-        assert name in say("up")
+        assert name in refused()
         assert cli.main(["reset", "--yes"]) == 0
         assert not path.exists()
-    assert cli.main(["up"]) == 0
+    after = daemon.start(own_root)
+    secret = before.storage_url.rpartition("/")[2]
+    assert secret not in after.storage_url
+    old = f"{after.storage_address}/{secret}/storage/v1/b"
+    assert requests.get(old, timeout=30).status_code == 404
 
 
 def test_reset_deletes_whatever_stands_there(own_root: Root) -> None:
@@ -179,16 +201,6 @@ def test_reset_deletes_whatever_stands_there(own_root: Root) -> None:
     assert cli.main(["reset", "--yes"]) == 0
     left = {path.name for path in own_root.path.iterdir()}
     assert left == {"boto.cfg", "server.lock"} and Path("/etc/passwd").exists()
-
-
-def test_reset_makes_old_secrets_worthless(own_root: Root) -> None:
-    before = daemon.start(own_root)
-    assert cli.main(["reset", "--yes"]) == 0
-    after = daemon.start(own_root)
-    secret = before.storage_url.rpartition("/")[2]
-    assert secret not in after.storage_url
-    old = f"{after.storage_address}/{secret}/storage/v1/b"
-    assert requests.get(old, timeout=30).status_code == 404
 
 
 @pytest.fixture
@@ -216,5 +228,3 @@ def test_a_full_disk_at_the_start_is_named(
         file.write(b"x" * max(0, room - free))
     words = say("up")
     assert "No room is left on the disk of" in words, words
-    with pytest.raises(LocalModeError, match="No room is left"):
-        daemon.ensure(small_disk)
