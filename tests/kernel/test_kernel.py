@@ -48,22 +48,20 @@ def python(code: str) -> list[str]:
     return finished.stdout.splitlines()
 
 
-def test_the_kernel_does_not_wait_for_the_sdk(server: ServerRecord) -> None:
+HAS_CLIENTS = "print(any('aiplatform_v1.services' in m for m in sys.modules))\n"
+
+
+def test_the_kernel_does_not_wait_for_the_sdk_and_points_it_here(server: ServerRecord) -> None:
     """Importing it takes seconds, and so do the types that the server takes from it."""
-    assert python(f"{POINT}print([m for m in sys.modules if 'aiplatform' in m])") == ["[]"]
+    imported = "print([m for m in sys.modules if 'aiplatform' in m])\n"
+    use = f"import vertexai\nprint(where())\n{HAS_CLIENTS}"
+    assert python(POINT + imported + INTERRUPTED + use) == ["[]", server.api_url, "True"]
 
 
 def test_nor_does_a_command_or_the_server_wait_for_the_clients(server: ServerRecord) -> None:
-    clients = "print(any('aiplatform_v1.services' in m for m in sys.modules))"
-    command = f"from vertex_local import cli\nsys.argv[1:] = ['status']\ncli.main()\n{clients}"
-    shown = python(command)
+    command = "from vertex_local import cli\nsys.argv[1:] = ['status']\ncli.main()\n"
+    shown = python(command + HAS_CLIENTS)
     assert shown[0].startswith("Local mode for") and shown[-1] == "False"
-    assert python(f"import vertex_local.training.records\n{clients}") == ["True"]
-
-
-def test_the_sdk_talks_to_local_mode_whoever_imports_it(server: ServerRecord) -> None:
-    shown = python(f"{POINT}{INTERRUPTED}import vertexai\nprint(where())")
-    assert shown == [server.api_url]
 
 
 def test_and_also_if_it_was_imported_before(server: ServerRecord) -> None:
