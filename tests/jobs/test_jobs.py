@@ -315,41 +315,34 @@ def test_a_timeout_ends_the_job(script: Path, bucket: storage.Bucket) -> None:
         run(make_job(script, bucket, "import signal; signal.pause()\n"), timeout=1)
 
 
-def test_job_records_survive_a_restart(
+def test_a_stopped_or_killed_server_leaves_no_process_no_active_job_and_every_record(
     own_root: Root, own_server: ServerRecord, script: Path
 ) -> None:
-    bucket = storage.Client().create_bucket("kept-bucket")
-    job = make_job(script, bucket, "pass\n")
-    run(job)
-    assert daemon.stop(own_root)
-
-    clients.configure_clients(own_root, daemon.start(own_root))
-    again = aiplatform.CustomTrainingJob.get(job.resource_name)
-    assert again.state == PipelineState.PIPELINE_STATE_SUCCEEDED
-    assert [blob.name for blob in storage.Client().list_blobs("kept-bucket")] != []
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_or_killed_server_leaves_no_process_and_no_active_job(
-    own_root: Root, own_server: ServerRecord, how: signal.Signals
-) -> None:
     bucket = storage.Client().create_bucket("short-life")
-    job = submit(bucket, "import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n")
-    log = own_root.jobs / job.name / "job.log"
-    wait_until(lambda: log.exists() and log.read_text().strip(), "the script's process id")
-    pid = int(log.read_text())
+    done = make_job(script, bucket, "pass\n")
+    run(done)
+    server, ended = own_server, [JobState.JOB_STATE_SUCCEEDED]
+    for how, state in (
+        (signal.SIGTERM, JobState.JOB_STATE_CANCELLED),
+        (signal.SIGKILL, JobState.JOB_STATE_FAILED),
+    ):
+        job = submit(bucket, "import os, signal\nprint(os.getpid(), flush=True)\nsignal.pause()\n")
+        log = own_root.jobs / job.name / "job.log"
+        wait_until(lambda log=log: log.exists() and log.read_text().strip(), "the script's pid")
+        pids = server.pid, int(log.read_text())
+        os.kill(server.pid, how)
+        wait_until(lambda pids=pids: not any(map(alive, pids)), "the end of server and script")
 
-    os.kill(own_server.pid, how)
-    wait_until(lambda: not alive(own_server.pid), "the end of the server")
-    wait_until(lambda: not alive(pid), "the end of the job's process")
-
-    clients.configure_clients(own_root, daemon.start(own_root))
-    records = Records(own_root.database)
-    assert [record.state.name for record in records.jobs()] == (
-        ["JOB_STATE_CANCELLED"] if how == signal.SIGTERM else ["JOB_STATE_FAILED"]
-    )
-    assert records.jobs(active=True) == []
-    records.close()
+        server = daemon.start(own_root)
+        clients.configure_clients(own_root, server)
+        ended.append(state)
+        records = Records(own_root.database)
+        assert sorted(record.state for record in records.jobs()) == sorted(ended)
+        assert records.jobs(active=True) == []
+        records.close()
+    again = aiplatform.CustomTrainingJob.get(done.resource_name)
+    assert again.state == PipelineState.PIPELINE_STATE_SUCCEEDED
+    assert [blob.name for blob in storage.Client().list_blobs("short-life")] != []
 
 
 def test_the_clients_keep_local_mode_after_the_lessons_own_init(server: ServerRecord) -> None:

@@ -11,6 +11,8 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -72,17 +74,24 @@ def test_a_folder_made_by_hand_is_a_bucket(server: ServerRecord, root: Root) -> 
     assert client.lookup_bucket("by-hand") is None
 
 
-def test_lost_metadata_is_made_up_again(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    api = f"{record.storage_url}/storage/v1/b"
-    requests.post(api, json={"name": "kept"}, timeout=30)
-    upload = f"{record.storage_url}/upload/storage/v1/b/kept/o?uploadType=media&name=x.txt"
-    requests.post(upload, b"content", timeout=30)
-    daemon.stop(own_root)
-    for path in own_root.path.glob(f"{own_root.metadata.name}*"):
+@contextmanager
+def storage_of(root: Root) -> Iterator[str]:
+    """Serve a root's buckets in this process; give the address."""
+    root.create()
+    with ports.listen(0) as listener, Buckets(root, listener):
+        yield ports.url(listener)
+
+
+def test_lost_metadata_is_made_up_again(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    with storage_of(root) as url:
+        requests.post(f"{url}/storage/v1/b", json={"name": "kept"}, timeout=30)
+        upload = f"{url}/upload/storage/v1/b/kept/o?uploadType=media&name=x.txt"
+        requests.post(upload, b"content", headers={"Content-Type": "x/y"}, timeout=30)
+    for path in root.path.glob(f"{root.metadata.name}*"):
         path.unlink()
-    record = daemon.start(own_root)
-    found = requests.get(f"{record.storage_url}/storage/v1/b/kept/o/x.txt", timeout=30).json()
+    with storage_of(root) as url:
+        found = requests.get(f"{url}/storage/v1/b/kept/o/x.txt", timeout=30).json()
     assert (found["md5Hash"], found["contentType"]) == (md5(b"content"), "text/plain")
 
 
@@ -264,11 +273,36 @@ def uploads(url: str, worker: int, done: dict[str, str]) -> None:
         done[name] = f"x/{number} {md5(data)}"
 
 
-def crash_during_uploads(root: Root) -> Iterator[dict[str, str]]:
-    """Kill a server that receives objects from several clients; yield what each was told."""
+@dataclass(frozen=True)
+class Crash:
+    """A server that was killed while it received objects, and the one that came after it.
+
+    Attributes:
+        root: their root.
+        url: the address of storage, before and after.
+        notes: what each client was told.
+        session: a resumable upload of `BIG`, of which the first half was sent.
+    """
+
+    root: Root
+    url: str
+    notes: list[dict[str, str]]
+    session: str
+
+
+BIG, HALF = os.urandom(700_000), 512 * 1024
+
+
+@pytest.fixture(scope="module")
+def crash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crash]:
+    root = Root(tmp_path_factory.mktemp("crash") / "root")
     record = daemon.start(root)
     api = f"{record.storage_url}/storage/v1/b"
     assert requests.post(api, json={"name": "crash"}, timeout=30).status_code == 200
+    begin = f"{record.storage_url}/upload/storage/v1/b/crash/o?uploadType=resumable&name=big"
+    session = requests.post(begin, b'{"contentType": "x/y"}', timeout=30).headers["Location"]
+    headers = {"Content-Range": f"bytes 0-{HALF - 1}/700000"}
+    assert requests.put(session, BIG[:HALF], headers=headers, timeout=30).status_code == 308
     notes: list[dict[str, str]] = [{} for _ in range(6)]
     threads = [
         threading.Thread(target=uploads, args=(record.storage_url, worker, done))
@@ -282,47 +316,37 @@ def crash_during_uploads(root: Root) -> Iterator[dict[str, str]]:
     for thread in threads:
         thread.join()
     daemon._started[-1].wait()
-    yield from notes
+    again = daemon.start(root)
+    assert again.storage_url == record.storage_url
+    yield Crash(root, again.storage_url, notes, session)
+    daemon.stop(root)
 
 
-def test_a_killed_server_loses_nothing_that_it_acknowledged(own_root: Root) -> None:
-    notes = list(crash_during_uploads(own_root))
-    record = daemon.start(own_root)
-    answer = requests.get(f"{record.storage_url}/storage/v1/b/crash/o", timeout=30).json()
+def test_a_killed_server_loses_nothing_that_it_acknowledged(crash: Crash) -> None:
+    answer = requests.get(f"{crash.url}/storage/v1/b/crash/o?prefix=w", timeout=30).json()
     found = {item["name"]: f"{item['contentType']} {item['md5Hash']}" for item in answer["items"]}
     allowed = {}
-    for done in notes:
+    for done in crash.notes:
         for name, value in done.items():
             allowed.setdefault(name.removesuffix(" unsure"), []).append(value)
     assert set(found) <= set(allowed) and len(found) >= 6 * 40 - 6
     for name, values in allowed.items():  # what was acknowledged, or what was on its way then
-        if len(values) > 1 or name in {key for done in notes for key in done}:
+        if len(values) > 1 or name in {key for done in crash.notes for key in done}:
             assert found[name] in values, name
     for item in answer["items"]:
-        content = (own_root.buckets / "crash" / item["name"]).read_bytes()
+        content = (crash.root.buckets / "crash" / item["name"]).read_bytes()
         assert md5(content) == item["md5Hash"] and len(content) == int(item["size"])
-    assert list(own_root.uploads.glob("*.partial")) == []
+    assert list(crash.root.uploads.glob("*.partial")) == []
 
 
-def test_a_resumable_upload_outlives_its_server(own_root: Root) -> None:
-    record = daemon.start(own_root)
-    requests.post(f"{record.storage_url}/storage/v1/b", json={"name": "resume"}, timeout=30)
-    begin = f"{record.storage_url}/upload/storage/v1/b/resume/o?uploadType=resumable&name=big"
-    url = requests.post(begin, b'{"contentType": "x/y"}', timeout=30).headers["Location"]
-    data = os.urandom(700_000)
-    half = 512 * 1024
-    headers = {"Content-Range": f"bytes 0-{half - 1}/700000"}
-    assert requests.put(url, data[:half], headers=headers, timeout=30).status_code == 308
-    os.kill(record.pid, signal.SIGKILL)
-    daemon._started[-1].wait()
-    again = daemon.start(own_root)
-    assert again.storage_url == record.storage_url
-    asked = requests.put(url, headers={"Content-Range": "bytes */700000"}, timeout=30)
-    assert asked.headers["Range"] == f"bytes=0-{half - 1}"
-    headers = {"Content-Range": f"bytes {half}-699999/700000"}
-    finished = requests.put(url, data[half:], headers=headers, timeout=30)
+def test_a_resumable_upload_outlives_its_server(crash: Crash) -> None:
+    headers = {"Content-Range": "bytes */700000"}
+    asked = requests.put(crash.session, headers=headers, timeout=30)
+    assert asked.headers["Range"] == f"bytes=0-{HALF - 1}"
+    headers = {"Content-Range": f"bytes {HALF}-699999/700000"}
+    finished = requests.put(crash.session, BIG[HALF:], headers=headers, timeout=30)
     assert finished.status_code == 200
-    assert json.loads(finished.text)["md5Hash"] == md5(data)
+    assert json.loads(finished.text)["md5Hash"] == md5(BIG)
     assert json.loads(finished.text)["contentType"] == "x/y"
 
 
@@ -343,9 +367,7 @@ def test_many_uploads_at_once_cost_no_open_files_and_little_memory(
 ) -> None:
     monkeypatch.setattr(uploads_in_steps, "KEPT_RESULTS", 2)
     root = Root(tmp_path)
-    root.create()
-    with ports.listen(0) as listener, Buckets(root, listener):
-        url = ports.url(listener)
+    with storage_of(root) as url:
         requests.post(f"{url}/storage/v1/b", json={"name": "many"}, timeout=30)
         sessions = [begin(url, f"x{number}") for number in range(20)]
         received = {str(path) for path in root.uploads.glob("*.received")}
