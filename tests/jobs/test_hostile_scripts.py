@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from google.cloud import storage
 from google.cloud.aiplatform_v1.types import JobState
-from test_jobs import alive, backing_job, make_job, run, submit, wait_until
+from test_jobs import alive, submit, wait_until
 
 from vertex_local.config import Root, ServerRecord
 from vertex_local.jobs import log
@@ -89,27 +89,26 @@ GONE = "shutil.rmtree(folder)"
 )
 @pytest.mark.parametrize("ending", ["", "raise SystemExit('the last words')"], ids=["good", "bad"])
 def test_a_script_may_do_with_its_folder_what_it_likes(
-    tmp_path: Path, bucket: storage.Bucket, root: Root, attack: str, ending: str
+    bucket: storage.Bucket, root: Root, attack: str, ending: str
 ) -> None:
     repeat = f"for name in {LOGS}:\n    " if attack != GONE else ""
-    job = make_job(tmp_path / "script.py", bucket, f"{FOLDER}{repeat}{attack}\n{ending}\n")
+    job = submit(bucket, f"{FOLDER}{repeat}{attack}\n{ending}\n")
     if ending:
-        with pytest.raises(RuntimeError, match="exited with a non-zero status of 1"):
-            run(job)
-        assert "the last words" in backing_job(job).error.message
-        assert "root:" not in backing_job(job).error.message
+        with pytest.raises(RuntimeError):
+            job.wait_for_completion()
+        assert "exited with a non-zero status of 1" in job.error.message
+        assert "the last words" in job.error.message
+        assert "root:" not in job.error.message
     else:
-        run(job)
-    name = backing_job(job).name
-    folder = root.jobs / name.rpartition("/")[2]
+        job.wait_for_completion()
+    folder = root.jobs / job.name
     assert log.service_lines(folder) == [] and log.text_of(folder / "job.log") == ""
-    run(make_job(tmp_path / "next.py", bucket, "print('the next one')\n"))  # nothing is blocked
+    submit(bucket, "print('the next one')\n").wait_for_completion()  # nothing is blocked
 
 
-def test_a_crash_in_a_folder_that_is_gone_has_a_reason(
-    tmp_path: Path, bucket: storage.Bucket
-) -> None:
+def test_a_crash_in_a_folder_that_is_gone_has_a_reason(bucket: storage.Bucket) -> None:
     crash = f"{FOLDER}shutil.rmtree(folder / 'work')\n(folder / 'work').touch()\nos.abort()\n"
-    job = make_job(tmp_path / "script.py", bucket, crash)
-    with pytest.raises(RuntimeError, match="has changed the folder of its own job"):
-        run(job)
+    job = submit(bucket, crash)
+    with pytest.raises(RuntimeError):
+        job.wait_for_completion()
+    assert "has changed the folder of its own job" in job.error.message

@@ -53,13 +53,16 @@ def run(job: aiplatform.CustomTrainingJob, **options: object) -> None:
     job.run(**{"replica_count": 1, "machine_type": "n1-standard-4", "sync": True} | options)
 
 
-def submit(bucket: storage.Bucket, text: str) -> aiplatform.CustomJob:
-    """Start a job that runs this Python text, and ask nothing about it yet."""
+def submit(bucket: storage.Bucket, text: str, **options: object) -> aiplatform.CustomJob:
+    """Start a job that runs this Python text, and ask nothing about it yet.
+
+    It has no package: packing one, as `make_job` does, takes setuptools a second.
+    """
     container = {"image_uri": IMAGE, "command": ["python3", "-c", text]}
     machine = {"machine_type": "n1-standard-4"}
     pool = {"machine_spec": machine, "replica_count": 1, "container_spec": container}
     job = aiplatform.CustomJob("a test", [pool], staging_bucket=f"gs://{bucket.name}")
-    job.submit()
+    job.submit(**options)
     return job
 
 
@@ -269,16 +272,14 @@ def test_submit_returns_while_the_job_runs_and_cancel_ends_it(
     assert not alive(pid)
 
 
-def test_whatever_a_script_leaves_behind_ends_with_it(
-    script: Path, bucket: storage.Bucket, root: Root
-) -> None:
+def test_whatever_a_script_leaves_behind_ends_with_it(bucket: storage.Bucket, root: Root) -> None:
     text = (
         "import subprocess, sys\n"
         "print(subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()']).pid)\n"
     )
-    job = make_job(script, bucket, text)
-    run(job)
-    log = root.jobs / backing_job(job).name.rpartition("/")[2] / "job.log"
+    job = submit(bucket, text)
+    job.wait_for_completion()
+    log = root.jobs / job.name / "job.log"
     wait_until(lambda: not alive(int(log.read_text())), "the end of the left-over process")
 
 
@@ -310,9 +311,11 @@ def test_other_services_are_refused_by_name(server: ServerRecord) -> None:
         aiplatform.TabularDataset.list()
 
 
-def test_a_timeout_ends_the_job(script: Path, bucket: storage.Bucket) -> None:
-    with pytest.raises(RuntimeError, match="longer than its timeout of 1 seconds"):
-        run(make_job(script, bucket, "import signal; signal.pause()\n"), timeout=1)
+def test_a_timeout_ends_the_job(bucket: storage.Bucket) -> None:
+    job = submit(bucket, "import signal; signal.pause()\n", timeout=1)
+    with pytest.raises(RuntimeError):
+        job.wait_for_completion()
+    assert "longer than its timeout of 1 seconds" in job.error.message
 
 
 def test_a_stopped_or_killed_server_leaves_no_process_no_active_job_and_every_record(

@@ -156,18 +156,15 @@ def test_log_entries_come_in_order_and_only_for_one_job(
     assert ask("").status_code == 405
 
 
-def test_a_line_has_the_time_at_which_it_was_written(
-    script: Path, bucket: storage.Bucket, root: Root
-) -> None:
+def test_a_line_has_the_time_at_which_it_was_written(bucket: storage.Bucket, root: Root) -> None:
     code = """
 import time
 for _ in range(3):
     print(time.time(), flush=True)
     time.sleep(1)
 """
-    job = make_job(script, bucket, code)
-    run(job)
-    folder = root.jobs / backing_job(job).name.rpartition("/")[2]
-    lines = log.printed_lines(folder / "job.log")
+    job = submit(bucket, code)
+    job.wait_for_completion()
+    lines = log.printed_lines(root.jobs / job.name / "job.log")
     late = [moment.timestamp() - float(text) for moment, text in lines]
     assert len(late) == 3 and all(-0.1 < each < 0.9 for each in late), late

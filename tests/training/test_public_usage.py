@@ -16,7 +16,7 @@ from google.oauth2.credentials import Credentials
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 from test_jobs import wait_until
-from test_packages import GOOD, archive
+from test_packages import archive_of_sdk
 
 from vertex_local.config import PROJECT, ServerRecord
 
@@ -43,7 +43,7 @@ def bucket_uri(bucket: storage.Bucket) -> str:
     """The cell with which most samples begin: a bucket, and `aiplatform.init`."""
     uri = f"gs://{bucket.name}"
     aiplatform.init(project=PROJECT, location=LOCATION, staging_bucket=uri)
-    bucket.blob("trainer.tar.gz").upload_from_string(archive({**GOOD, "x-1/trainer/task.py": TASK}))
+    bucket.blob("trainer.tar.gz").upload_from_string(archive_of_sdk(TASK))
     return uri
 
 

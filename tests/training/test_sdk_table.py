@@ -43,7 +43,7 @@ from sdk_options import (
     tuning_options,
 )
 from test_jobs import wait_until
-from test_packages import GOOD, archive
+from test_packages import archive_of_sdk
 
 from vertex_local.config import Root, ServerRecord
 from vertex_local.training import states
@@ -170,8 +170,7 @@ class Trial:
 def place(server: ServerRecord) -> Iterator[storage.Bucket]:
     """A bucket with a package in it."""
     bucket = storage.Client().create_bucket("sdk-table")
-    package = archive({**GOOD, "x-1/trainer/task.py": SCRIPT})
-    bucket.blob("package.tar.gz").upload_from_string(package)
+    bucket.blob("package.tar.gz").upload_from_string(archive_of_sdk(SCRIPT))
     bucket.blob("out/model/model.pt").upload_from_string("weights")  # of the jobs' models
     aiplatform.Model.upload(display_name="a model", model_id=MODEL, location=REGION)
     yield bucket
