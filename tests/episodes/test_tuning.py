@@ -34,12 +34,6 @@ def test_it_takes_as_long_as_it_says(notebook: nbformat.NotebookNode) -> None:
     assert len(each) == 2 and sum(map(int, each)) == int(exercises)
 
 
-def test_prose_stands_before_every_code_cell(notebook: nbformat.NotebookNode) -> None:
-    for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
-        assert cell.cell_type == "markdown" or before.cell_type == "markdown", cell.source
-        assert cell.cell_type == "markdown" or len(cell.source.splitlines()) <= 25, cell.source
-
-
 def search(
     *values: float | None, goal: int = 2, metric: str = "val_loss", batch: bool = True
 ) -> SimpleNamespace:
