@@ -54,7 +54,7 @@ def test_a_project_tests_its_training_and_nothing_is_left(tmp_path: Path) -> Non
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     clean = {key: value for key, value in os.environ.items() if "EMULATOR" not in key}
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rP", "-n2", "-pno:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", "-rP", "-n0", "-pno:cacheprovider"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

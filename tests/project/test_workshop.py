@@ -24,7 +24,7 @@ import pytest
 from clones import LIMIT_SECONDS, make_clone, run_lesson
 from jupyter_client.kernelspec import KernelSpecManager
 
-from vertex_local.config import Root
+from vertex_local.config import Root, ServerRecord
 from vertex_local.server import daemon
 
 
@@ -62,13 +62,12 @@ def test_an_older_python_gets_one_sentence(script: Path) -> None:
 
 
 def test_run_leaves_a_running_local_mode_alone(
-    installed: None, script: Path, own_root: Root
+    installed: None, script: Path, root: Root, server: ServerRecord
 ) -> None:
-    record = daemon.start(own_root)
     finished = workshop(script, "run")
     assert finished.returncode == 1
     assert finished.stderr.startswith("workshop.py: local mode is running")
-    assert daemon.find(own_root) == record
+    assert daemon.find(root) == server
 
 
 def test_run_fails_when_a_cell_fails(repo: Path, tmp_path: Path, own_root: Root) -> None:
