@@ -23,8 +23,7 @@ On a CPU, the same data, settings, seed and machine give the same bytes of weigh
 (apart from the seconds). A GPU, another processor, more processes, threads (OMP_NUM_THREADS) or
 another PyTorch adds numbers up in another order, so the last digits differ.
 
-To read: what PyTorch does comes first, in this order: settings, data, model, training. The sections
-after it keep a long or paid run safe. `main` is at the end.
+PyTorch comes first: settings, data, model, training. What follows keeps a long or paid run safe.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # a signal during the imports, which take seconds, ends with a line
+if __name__ == "__main__":  # the imports take seconds: a signal ends them with a line
 
     def stop_at_start(number: int, _: object) -> None:
         print("ERROR: stopped while starting", file=sys.stderr)
@@ -57,9 +56,10 @@ import shlex
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import zip_longest
 from pathlib import Path
 from posixpath import join  # also for gs://, which pathlib would make gs:/
 from typing import Any
@@ -75,21 +75,6 @@ log = logging.getLogger("train_nn")
 sigterm = threading.Event()  # a flag: the signal handler sets it, and training looks at it
 
 
-class Stop(Exception):
-    """Ends the run with one sentence and an exit code; 2 means bad input."""
-
-    def __init__(self, sentence: str, exit_code: int = 2) -> None:
-        short = sentence if len(sentence) < 1000 else f"{sentence[:600]} ... {sentence[-300:]}"
-        super().__init__(short.replace("\n", " "))
-        self.exit_code = exit_code
-
-
-def require(fine: object, sentence: str) -> None:
-    """Stop with this sentence unless all is fine."""
-    if not fine:
-        raise Stop(sentence)
-
-
 # ------------------------------------------------------------------------------ settings
 LIMITS = {  # the lowest and the highest value allowed
     "epochs": (1, 10**9),
@@ -97,7 +82,7 @@ LIMITS = {  # the lowest and the highest value allowed
     "batch_size": (0, 10**9),
     "patience": (0, 10**9),
     "min_delta": (0, 1e30),
-    "seed": (0, 2**63 - 1),
+    "seed": (0, 2**53),
     "checkpoint_every": (0, 10**9),
 }
 ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -105,10 +90,9 @@ ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.
 
 def whole(text: str) -> int:
     """Read a whole number, also as a tuning service writes it: 128.0 or 1e2."""
-    for read in (int, float):  # first int: a float would round a large number
-        with contextlib.suppress(ValueError):
-            if (value := read(text)) % 1 == 0:  # not so for NaN and infinity
-                return int(value)
+    with contextlib.suppress(ValueError):
+        if float(text).is_integer():  # not so for NaN and infinity
+            return int(float(text))
     raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:50]}")
 
 
@@ -147,9 +131,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--device", default="auto", help="cpu, cuda:N, cuda (all GPUs), or auto")
     add("--precision", default="fp32", choices=["fp32", "bf16"], help="fp32 is without TF32")
     add("--checkpoint_dir", default=saved, help="save and resume here; else AIP_CHECKPOINT_DIR")
-    add(
-        "--checkpoint_every", type=whole, default=0, help="epochs from one to the next; 0: a minute"
-    )
+    add("--checkpoint_every", type=whole, default=0, help="epochs between two; 0: a minute")
     add("--resume", default=False, help="fail if there is no checkpoint", **switch)
     add("--quiet", default=False, help="print only warnings and errors", **switch)
     # --learning-rate is --learning_rate
@@ -163,10 +145,8 @@ def check_settings(args: argparse.Namespace) -> None:
     for name, (low, high) in LIMITS.items():
         value = getattr(args, name)
         require(low <= value <= high, f"--{name} must be from {low} to {high}, not {value}")
-    check_place("--train", args.train, "OBJECT")
-    check_place("--val", args.val, "OBJECT")
-    if args.checkpoint_dir is not None:
-        check_place("--checkpoint_dir", args.checkpoint_dir)
+    for name in ("train", "val", "checkpoint_dir"):
+        check_place(name, getattr(args, name))
     require(args.checkpoint_dir or not args.resume, "--resume needs --checkpoint_dir")
 
 
@@ -181,69 +161,62 @@ class Table:
     sha256: str
 
 
-def as_float32(array: Any, what: str, names: Any = ()) -> Tensor:
-    """Convert an array of finite numbers; `names` are those of its columns. Raises Stop."""
+def as_float32(array: Any, what: str) -> Any:
+    """Convert an array of numbers. Raises Stop if it is empty, or holds something else."""
     require(array.dtype.kind in "biuf", f"{what} must hold numbers, but its type is {array.dtype}")
     require(array.size > 0, f"{what} is empty: its shape is {array.shape}")
     if array.dtype != np.float32:
         log.info("%s: converted from %s to float32", what, array.dtype)
-    with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
-        array = np.ascontiguousarray(array, np.float32)
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        row, *column = wrong[0].tolist()
-        place = f"row {row}" + "".join(f", column {i} ({names[i]})" for i in column)
-        raise Stop(f"{what} holds {len(wrong)} NaN or infinite values, the first in {place}")
-    return torch.from_numpy(array)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused later
+        return np.ascontiguousarray(array, np.float32)
 
 
 def load_table(uri: str, part: str, device: torch.device) -> Table:
     """Read X_<part>, y_<part> and feature_names; raise Stop unless all of it can be trained on."""
     data = access("read", uri)  # of a path, gs://... or /gcs/...
     require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
-    x_key, y_key = f"X_{part}", f"y_{part}"
-    try:
+    x_key = f"X_{part}"
+    y_key = f"y_{part}"
+    with explain(f"{uri} is damaged, or holds pickled objects instead of plain arrays"):
         # allow_pickle=False: a pickled file can run any program when it is opened.
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            held = file.files
-            keys = [key for key in (x_key, y_key, "feature_names") if key in held]
-            arrays = {key: np.asarray(file[key]) for key in keys}
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file makes numpy raise errors of many kinds
-        pickled = "allow_pickle" in str(error)
-        why = "it holds pickled Python objects; save plain arrays" if pickled else "it is damaged"
-        raise Stop(f"cannot read {uri}: {why} ({error})") from error
-    missing = f"{uri} must hold {x_key} and {y_key}; it holds {', '.join(held)}"
-    require(x_key in held and y_key in held, missing)
-    x, y = arrays[x_key], arrays[y_key]
-    shapes = f"{uri}: {x_key} has shape {x.shape} and {y_key} {y.shape}"
-    matching = x.ndim == 2 and y.shape == x.shape[:1]
-    require(matching, f"{shapes}, but must be [rows, features] and [rows]")
-    names = arrays.get("feature_names", np.array([f"x{i}" for i in range(x.shape[1])]))
-    number = f"{shapes}, but there are {names.size} feature_names, of shape {names.shape}"
-    require(names.shape == x.shape[1:], number)
+            missing = f"{uri} must hold {x_key} and {y_key}; it holds {', '.join(file.files)}"
+            require(x_key in file and y_key in file, missing)
+            x = np.asarray(file[x_key])
+            y = np.asarray(file[y_key])
+            columns = [f"x{i}" for i in range(x.shape[1])] if x.ndim == 2 else []
+            names = np.asarray(file.get("feature_names", columns))
+    shapes = f"{x_key} {x.shape}, {y_key} {y.shape} and feature_names {names.shape}"
+    fine = x.ndim == 2 and y.shape == x.shape[:1] and names.shape == x.shape[1:]
+    require(fine, f"{uri} has {shapes}, but must have [rows, features], [rows] and [features]")
     if names.dtype.kind == "S":  # bytes
         names = np.char.decode(names, "utf-8", "backslashreplace")
-    features = as_float32(x, f"{x_key} in {uri}", names)
-    labels = as_float32(y, f"{y_key} in {uri}")
-    wrong = torch.nonzero((labels != 0) & (labels != 1))
+    x = as_float32(x, f"{x_key} in {uri}")
+    y = as_float32(y, f"{y_key} in {uri}")
+    wrong = np.argwhere(~np.isfinite(x))
     if len(wrong):
-        row = int(wrong[0])
-        raise Stop(f"{y_key} in {uri} must hold 0 and 1 only, but row {row} holds {labels[row]:g}")
+        row, column = wrong[0]
+        place = f"row {row}, column {column} ({names[column]})"
+        raise Stop(f"{x_key} in {uri} holds {len(wrong)} NaN or infinite values, first in {place}")
+    wrong = np.argwhere((y != 0) & (y != 1))
+    if len(wrong):
+        row = wrong[0, 0]
+        raise Stop(f"{y_key} in {uri} must hold 0 and 1 only, but row {row} holds {y[row]:g}")
     sha256 = hashlib.sha256(data).hexdigest()
-    return Table(features.to(device), labels.to(device), [str(name) for name in names], sha256)
+    x = torch.from_numpy(x).to(device)
+    y = torch.from_numpy(y).to(device)
+    return Table(x, y, [str(name) for name in names], sha256)
 
 
 def load_data(args: argparse.Namespace, device: torch.device) -> tuple[Table, Table]:
     """Load the training and the validation data, which must have the same features."""
     train = load_table(args.train, "train", device)
     val = load_table(args.val, "val", device)
-    widths = f"{args.train} has {len(train.names)} features, but {args.val} {len(val.names)}"
-    require(len(train.names) == len(val.names), widths)
-    for i, (name, other) in enumerate(zip(train.names, val.names, strict=True)):
-        found = f"{name[:90]!r} in {args.train}, but {other[:90]!r} in {args.val}"
-        require(name == other, f"the feature_names differ: column {i} is {found}")
+    columns = zip_longest(train.names, val.names, fillvalue="missing")
+    for i, (name, other) in enumerate(columns):
+        found = f"column {i} is {name[:90]!r} in {args.train}, but {other[:90]!r} in {args.val}"
+        counts = f"{len(train.names)} and {len(val.names)} features"
+        require(name == other, f"the feature_names differ ({counts}): {found}")
     if train.y.min() == train.y.max():
         log.warning("all labels in %s are %d: nothing can be learned", args.train, train.y[0])
     sizes = (len(train.y), len(val.y), len(train.names))
@@ -381,8 +354,6 @@ class Run:
         The state of early stopping is not in it: it follows from the history [epochs, 4].
         """
         return {
-            "made_with": self.made_with,
-            "next_epoch": len(self.history) + 1,
             "history": torch.tensor(self.history, dtype=torch.float64).reshape(-1, 4),
             "model": self.model.state_dict(),
             "best_weights": self.best_weights,
@@ -407,7 +378,7 @@ class Run:
             return [(self.train.x, self.train.y)]
         order = torch.randperm(len(self.train.y), generator=self.shuffle, device=self.device)
         batches = order.split(self.args.batch_size)
-        return ((self.train.x[rows], self.train.y[rows]) for rows in batches)
+        return ((self.train.x.index_select(0, rows), self.train.y[rows]) for rows in batches)
 
     def pieces(self, x: Tensor, y: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         """Cut this process's part of a batch into pieces that fit into a cache, or a GPU's memory.
@@ -584,10 +555,8 @@ def write_results(run: Run, run_log: RunLog) -> None:
 def verify(folder: str) -> int:
     """Compare the files of a finished run with metrics.json; return the exit code."""
     uri = join(folder, "metrics.json")
-    try:
+    with explain(f"{uri} is damaged, or was not written by this script", exit_code=1):
         artifacts = dict(json.loads(access("read", uri))["artifacts"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Stop(f"{uri} is damaged, or was not written by this script", 1) from error
     wrong = 0
     for name, expected in artifacts.items():
         data = access("read", join(folder, name), missing_ok=True)
@@ -598,14 +567,11 @@ def verify(folder: str) -> int:
 
 
 # ------------------------------------------------------------------------------ checkpoints
-CHECKPOINT = "checkpoint.pt"
-
-
 def save_checkpoint(run: Run) -> None:
     """Save the state in place of the one before: at any moment, one of the two is there."""
     file = io.BytesIO()
-    torch.save(run.state_dict(), file)
-    access("write", join(run.args.checkpoint_dir, CHECKPOINT), file.getvalue(), wait=600)
+    torch.save(run.state_dict() | {"made_with": run.made_with}, file)
+    access("write", join(run.args.checkpoint_dir, "checkpoint.pt"), file.getvalue(), wait=600)
 
 
 def layout(state: Any) -> Any:
@@ -619,52 +585,82 @@ def layout(state: Any) -> Any:
     return state.dtype, state.shape
 
 
-def restore(run: Run, uri: str, data: bytes) -> None:
-    """Load the content of a checkpoint. Raises Stop if it is damaged, or of another run."""
-    try:
-        state = torch.load(io.BytesIO(data), "cpu", weights_only=True)
-        was = state["made_with"]
-        changed = [name for name, value in run.made_with.items() if was[name] != value]
-        if not changed:
-            run.load_state_dict(state)
-            if layout(state) != layout(run.state_dict()):
-                raise ValueError("its content is of another form")
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file makes torch raise errors of many kinds
-        text = f"{uri} is damaged, or no checkpoint ({str(error)[:80]})"
-        raise Stop(f"{text}: remove it, or use another --checkpoint_dir") from error
-    if changed:
-        text = f"{changed[0]} was {was[changed[0]]!r}, now it is {run.made_with[changed[0]]!r}"
-        raise Stop(f"{uri} is of another run: {text}; use another --checkpoint_dir")
-
-
 def load_checkpoint(run: Run) -> None:
-    """Continue from a checkpoint if there is one; all processes, or none."""
+    """Continue from a checkpoint if there is one; all processes, or none.
+
+    Raises Stop if it is damaged, or of another run: nothing is trained on what only looks right.
+    """
     args = run.args
     if not args.checkpoint_dir:
         return
-    uri = join(args.checkpoint_dir, CHECKPOINT)
-    found: list[Any] = [None]
-    try:
-        if run.rank == 0:  # it may be on the first machine only
-            found = [access("read", uri, missing_ok=True)]
-    except Stop as error:
-        found = [error]
-    if run.processes > 1:
+    uri = join(args.checkpoint_dir, "checkpoint.pt")
+    found = [access("read", uri, missing_ok=True) if run.rank == 0 else None]
+    if run.processes > 1:  # it may be on the first machine only
         dist.broadcast_object_list(found)
-    if isinstance(found[0], Stop):
-        raise found[0]
     if found[0] is None:
         require(not args.resume, f"--resume: there is no checkpoint {uri}")
         return
-    restore(run, uri, found[0])
+    other = "use another --checkpoint_dir"
+    with explain(f"{uri} is damaged, or no checkpoint: remove it, or {other}"):
+        state = torch.load(io.BytesIO(found[0]), "cpu", weights_only=True)
+        was = state.pop("made_with")
+        for name in {**run.made_with, **was}:
+            now = run.made_with.get(name)
+            changed = f"{name} was {was.get(name)!r}, now it is {now!r}"
+            require(was.get(name) == now, f"{uri} is of another run: {changed}; {other}")
+        run.load_state_dict(state)
+        if layout(state) != layout(run.state_dict()):
+            raise ValueError("its content is of another form")
     done = len(run.history)
     require(done <= args.epochs, f"{uri}: {done} epochs are done, so raise --epochs")
     log.info("resumed after epoch %d", done)
 
 
 # ------------------------------------------------------------------------------ progress
+class Progress:
+    """Shows epochs to those who look: the log, a tuning service, TensorBoard."""
+
+    long_run = 10  # seconds, after which lines tell the speed
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.shown_at = -math.inf
+        self.tuner = self.board = None
+        folder = os.environ.get("AIP_TENSORBOARD_LOG_DIR")
+        if run.rank == 0:
+            self.tuner = optional("hypertune", "HyperTune")
+        if run.rank == 0 and folder:
+            if os.path.isdir(GCS_MOUNT):  # then it takes no further package to write there
+                folder = folder.replace("gs://", GCS_MOUNT, 1)
+            self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
+
+    def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
+        """Show one epoch: to the log at least ten times in a run, and every ten seconds."""
+        epochs = self.run.args.epochs
+        now = time.monotonic()
+        due = last or epoch % max(1, epochs // 10) == 0 or now > self.shown_at + 10
+        try:
+            for name, value in metrics.items():
+                if self.tuner and name != "train_loss":
+                    self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
+                if self.board:
+                    self.board.add_scalar(name, value, epoch)
+            if self.board and due:
+                self.board.flush()
+        except Exception as error:  # a full disk, say, is no reason to end the training
+            log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
+            self.tuner = self.board = None
+        if due:
+            self.shown_at = now
+            line = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
+            seconds = sum(row[-1] for row in self.run.history)
+            if seconds > self.long_run:
+                speed = epoch * len(self.run.train.y) / seconds
+                left = timedelta(seconds=round((epochs - epoch) * seconds / epoch))
+                line += f"  {speed:,.0f} rows/s  at most {left} left"
+            log.info("epoch %d/%d%s", epoch, epochs, line)
+
+
 def optional(module: str, name: str, *args: Any) -> Any:
     """Make an object of a package; None where the package is missing or does not work."""
     try:
@@ -674,52 +670,6 @@ def optional(module: str, name: str, *args: Any) -> Any:
     except Exception as error:
         log.warning("%s is not used: %r", module, error)
         return None
-
-
-class Progress:
-    """Shows epochs to those who look: the log, a tuning service, TensorBoard."""
-
-    long_run = 10  # seconds, after which lines tell the speed
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.done = len(run.history)
-        self.start = time.monotonic()
-        self.shown_at = -math.inf
-        self.tuner = self.board = None
-        if run.rank == 0:
-            self.tuner = optional("hypertune", "HyperTune")
-        if (folder := os.environ.get("AIP_TENSORBOARD_LOG_DIR")) and run.rank == 0:
-            if os.path.isdir(GCS_MOUNT):  # then it takes no further package to write there
-                folder = folder.replace("gs://", GCS_MOUNT, 1)
-            self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
-
-    def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
-        """Show one epoch."""
-        try:
-            for name, value in metrics.items():
-                if self.tuner and name != "train_loss":
-                    self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
-                if self.board:
-                    self.board.add_scalar(name, value, epoch)
-        except Exception as error:  # a full disk, say, is no reason to end the training
-            log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
-            self.tuner = self.board = None
-        epochs = self.run.args.epochs
-        now = time.monotonic()
-        if last or epoch % max(1, epochs // 10) == 0 or now > self.shown_at + 10:
-            self.shown_at = now
-            line = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
-            if now > self.start + self.long_run:
-                speed = (epoch - self.done) / (now - self.start)
-                left = timedelta(seconds=round((epochs - epoch) / speed))
-                line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
-            log.info("epoch %d/%d%s", epoch, epochs, line)
-
-    def close(self) -> None:
-        """Write what TensorBoard still has in memory, however the run ends."""
-        with contextlib.suppress(Exception):
-            self.board and self.board.close()
 
 
 # ------------------------------------------------------------------------------ processes
@@ -732,7 +682,7 @@ def read_environment() -> tuple[int, int]:
     env = os.environ
     names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
     seen = {name: env[name] for name in (*names, "LOCAL_RANK", "CLUSTER_SPEC") if name in env}
-    try:
+    with explain(f"{seen} do not tell which processes share the work: correct or unset them"):
         if env.get("CLUSTER_SPEC"):
             spec = json.loads(env["CLUSTER_SPEC"])
             first = spec["cluster"]["workerpool0"]
@@ -745,20 +695,10 @@ def read_environment() -> tuple[int, int]:
             log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
             env.pop("LOCAL_RANK", None)
         processes = int(env.get("WORLD_SIZE") or 1)
-        local_rank = int(env.get("LOCAL_RANK") or 0)
-        if processes == 1:
-            rank = port = 0
-        else:
-            for name in names[1:]:
-                require(env.get(name), f"WORLD_SIZE is {processes}, but {name} is not set")
-            rank = int(env["RANK"])
-            port = int(env["MASTER_PORT"])
-        if not (0 <= rank < processes and 0 <= port < 2**16 and local_rank >= 0):
-            raise ValueError("out of range")
-        return rank, processes
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        text = f"cannot tell from {seen} which processes share the work ({error!r})"
-        raise Stop(f"{text}: correct or unset these variables") from error
+        rank = int(env["RANK"]) if processes > 1 else 0
+        if not 0 <= rank < processes:
+            raise ValueError(f"RANK must be from 0 to {processes - 1}")
+    return rank, processes
 
 
 def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
@@ -782,15 +722,12 @@ def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
 
 def meet(rank: int, processes: int, device: torch.device) -> None:
     """Wait for the other processes, for half an hour at most. Raises Stop if that fails."""
-    address = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
+    address = ":".join(os.environ.get(name) or "?" for name in ("MASTER_ADDR", "MASTER_PORT"))
     log.info("process %d of %d waits for the others at %s", rank, processes, address)
-    handlers = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    on_signals(signal.SIG_DFL)  # handlers of Python do not run while PyTorch waits
+    with explain(f"cannot meet the other processes at {address}"):
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    except RuntimeError as error:
-        raise Stop(f"cannot meet the other processes at {address} ({error})") from error
-    for number, handler in handlers.items():  # of Python's, none runs while PyTorch waits
-        signal.signal(number, handler)
+    on_signals(interrupt)
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
@@ -809,33 +746,60 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     return torch.device("cuda", index)
 
 
-# ------------------------------------------------------------------------------ storage
-GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
-ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
-LOGIN = "run `gcloud auth application-default login`"
-HINTS = {  # for the name of an error; Google's classes are imported only when needed
+# ------------------------------------------------------------------------------ errors
+HINTS = {  # more helpful than the error's own words; by name, as Google's are imported when needed
     "NotFound": "no such bucket or object",
     "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
-    "DefaultCredentialsError": f"no credentials: {LOGIN}",
-    "RefreshError": f"the credentials are not accepted: {LOGIN}",
-    "RetryError": "Cloud Storage cannot be reached",
+    "DefaultCredentialsError": "no credentials: run `gcloud auth application-default login`",
     "ModuleNotFoundError": "run `pip install google-cloud-storage`",
-    "RecursionError": "the path has too many parts",
 }
 
 
-def check_place(option: str, uri: str, kind: str = "FOLDER") -> None:
+class Stop(Exception):
+    """Ends the run with one sentence and an exit code; 2 means bad input."""
+
+    def __init__(self, sentence: str, exit_code: int = 2) -> None:
+        short = sentence if len(sentence) < 1000 else f"{sentence[:600]} ... {sentence[-300:]}"
+        super().__init__(short.replace("\n", " "))
+        self.exit_code = exit_code
+
+
+def require(fine: object, sentence: str) -> None:
+    """Stop with this sentence unless all is fine."""
+    if not fine:
+        raise Stop(sentence)
+
+
+@contextlib.contextmanager
+def explain(sentence: str, exit_code: int = 2, fine: Sequence[str] = ()) -> Iterator[None]:
+    """Stop with this sentence and the reason after any error, except those with names in `fine`."""
+    try:
+        yield
+    except (Stop, MemoryError):
+        raise
+    except Exception as error:
+        name = type(error).__name__
+        if name not in fine:
+            reason = HINTS.get(name) or getattr(error, "strerror", None) or repr(error)[:200]
+            raise Stop(f"{sentence}: {reason}", exit_code) from error
+
+
+# ------------------------------------------------------------------------------ storage
+GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
+ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
+
+
+def check_place(option: str, uri: str | None) -> None:
     """Refuse all but paths and Cloud Storage.
 
     A mistyped gs:/b or s3://b would be a local folder, and lost with the machine of the job.
     """
-    if bucket := re.match("(?:gs://|/gcs(?:/|$))([^/]*)/*(.*)", uri):
-        name = re.fullmatch("[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket[1]) and uri.isprintable()
-        fine = bool(name) and (kind == "FOLDER" or (bucket[2] != "" and uri[-1] != "/"))
-    else:
-        scheme = re.search("[^/]{2,}:/|^(gs|gcs|s3):", uri.strip(), re.IGNORECASE)
-        fine = uri.strip() != "" and not scheme
-    require(fine, f"{option} {uri!r} must be a path, /gcs/BUCKET/{kind} or gs://BUCKET/{kind}")
+    if uri is None:
+        return
+    bucket = re.fullmatch("(gs://|/gcs/)[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?", uri)
+    mistyped = re.search("^/gcs(/|$)|[^/]{2,}:/|^(gs|gcs|s3):", uri.strip(), re.IGNORECASE)
+    fine = uri.isprintable() if bucket else uri.strip() and not mistyped
+    require(fine, f"--{option} {uri!r} must be a path, /gcs/BUCKET/... or gs://BUCKET/...")
 
 
 @functools.lru_cache
@@ -853,7 +817,7 @@ def access(
 
     Returns its content, or None where nothing is and that is fine. Raises Stop with a sentence.
     """
-    try:
+    with explain(f"cannot {action} {uri}", fine=ABSENT if missing_ok else ()):
         if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
             uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
         if not uri.startswith("gs://"):
@@ -865,14 +829,7 @@ def access(
         if action == "write":
             return blob.upload_from_string(data, "application/octet-stream", **limits)
         return (blob.download_as_bytes if action == "read" else blob.delete)(**limits)
-    except Exception as error:
-        name = type(error).__name__
-        if name in ABSENT and missing_ok:
-            return None
-        hint = HINTS.get(name) or getattr(error, "strerror", None)
-        if not hint and not type(error).__module__.startswith(("google.", "requests.", "urllib3.")):
-            raise
-        raise Stop(f"cannot {action} {uri}: {hint or repr(error)}") from error
+    return None
 
 
 def access_file(action: str, path: Path, data: bytes) -> Any:
@@ -887,8 +844,7 @@ def access_file(action: str, path: Path, data: bytes) -> Any:
         part.write_bytes(data)
         part.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # gone already, if all went well
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def remove_results(folder: str) -> None:
@@ -948,20 +904,20 @@ class RunLog(logging.Handler):
 def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) -> int:
     """Do what the command line says; return the exit code."""
     if args.verify is not None:
-        check_place("--verify", args.verify)
+        check_place("verify", args.verify)
         return verify(args.verify)
-    check_place("--model_out", args.model_out)
+    check_place("model_out", args.model_out)
     run_log.uri = join(args.model_out, "training.log")
     check_settings(args)
     run_log.save()  # stops here if the folder cannot be written
     remove_results(args.model_out)  # from here on, they must not look like this run's
     rank, processes = read_environment()
     gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
-    if gpus > 1 and not os.environ.get("LOCAL_RANK"):
+    launching = gpus > 1 and not os.environ.get("LOCAL_RANK")
+    if launching or rank > 0:
         run_log.uri = ""  # the first process writes it
+    if launching:
         return launch(argv, gpus, rank, processes)
-    if rank > 0:
-        run_log.uri = ""
     device = choose_device(args)
     if processes > 1:
         meet(rank, processes, device)
@@ -970,8 +926,7 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     run = Run(args, *load_data(args, device))
     load_checkpoint(run)
     signal.signal(signal.SIGTERM, lambda *_: sigterm.set())  # heeded at the end of an epoch
-    with contextlib.closing(Progress(run)) as progress:
-        fit(run, progress)
+    fit(run, Progress(run))
     if rank == 0:
         write_results(run, run_log)
     if processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
@@ -984,8 +939,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     run_log = RunLog(args.quiet)
     log.debug("train_nn.py %s", shlex.join(argv))
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    on_signals(interrupt)
     try:
         return run_command(args, argv, run_log)
     except Stop as error:
@@ -1002,20 +956,21 @@ def main(argv: Sequence[str]) -> int:
         log.exception("unexpected error")
         return 1
     finally:
-        ignore_signals()
+        on_signals(signal.SIG_IGN)
         with contextlib.suppress(Stop):
             run_log.save()
 
 
+def on_signals(handler: Any) -> None:
+    """Let Ctrl-C and SIGTERM do this."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
 def interrupt(number: int, _: object) -> None:
     """End the run, once: while the log is saved, signals are ignored."""
-    ignore_signals()
+    on_signals(signal.SIG_IGN)
     raise KeyboardInterrupt(number)
-
-
-def ignore_signals() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "one dimension": ({"X_train": X[:, 0]}, ["(300,)", "[rows, features]"]),
     "labels in a column": ({"y_train": Y[:, None]}, ["(300, 1)", "[rows]"]),
     "fewer labels": ({"y_train": Y[:-1]}, ["(300, 7)", "(299,)"]),
-    "too few names": ({"feature_names": np.array(["a", "b"])}, ["2 feature_names"]),
+    "too few names": (
+        {"feature_names": np.array(["a", "b"])},
+        ["feature_names (2,)", "[features]"],
+    ),
     "NaN": ({"X_train": changed(X, (5, 2), np.nan)}, ["NaN", "row 5, column 2 (age)"]),
     "infinity": ({"X_train": changed(X, (9, 6), -np.inf)}, ["row 9, column 6 (embarked)"]),
     "too large": ({"X_train": changed(X.astype(float), (1, 0), 1e300)}, ["row 1, column 0"]),
@@ -100,7 +103,10 @@ ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no features": ({"X_train": X[:, :0], "feature_names": np.array([], dtype=str)}, ["empty"]),
     "text": ({"X_train": X.astype(str)}, ["must hold numbers", "<U"]),
     "complex numbers": ({"X_train": X.astype(complex)}, ["must hold numbers"]),
-    "other features": ({"X_train": X[:, :5], "feature_names": None}, ["5 features", "7"]),
+    "other features": (
+        {"X_train": X[:, :5], "feature_names": None},
+        ["5 and 7 features", "column 0"],
+    ),
     "other names": ({"feature_names": np.array(list("abcdefg"))}, ["feature_names differ"]),
 }
 
@@ -127,7 +133,7 @@ def test_a_folder_instead_of_a_file(local: Case) -> None:
 def test_a_bucket_without_an_object(cloud: Case) -> None:
     bucket = cloud.place.uri("").rstrip("/")
     for uri in (bucket, f"{bucket}/", f"{bucket}/folder/", "gs://", "gs:///object"):
-        refuse(cloud, uri, "gs://BUCKET/OBJECT", train=uri)
+        refuse(cloud, uri, train=uri)
 
 
 def test_a_missing_bucket(cloud: Case) -> None:
