@@ -340,19 +340,13 @@ class Run:
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
         if "OMP_NUM_THREADS" not in os.environ:  # so small a network gains little from threads
             torch.set_num_threads(1)  # of the whole process
-        self.rank = 0
-        self.processes = 1
-        self.ddp_model: nn.Module = self.model
-        if dist.is_initialized():
-            self.rank = dist.get_rank()
-            self.processes = dist.get_world_size()
-            self.ddp_model = nn.parallel.DistributedDataParallel(self.model)
+        shared = dist.is_initialized()  # by several processes
+        self.rank = dist.get_rank() if shared else 0
+        self.processes = dist.get_world_size() if shared else 1
+        self.ddp_model = nn.parallel.DistributedDataParallel(self.model) if shared else self.model
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later process needs to go on as if there had been no interruption.
-
-        The state of early stopping is not in it: it follows from the history [epochs, 4].
-        """
+        """Return what it takes to go on; early stopping follows from the history [epochs, 4]."""
         return {
             "history": torch.tensor(self.history, dtype=torch.float64).reshape(-1, 4),
             "model": self.model.state_dict(),
@@ -586,15 +580,12 @@ def layout(state: Any) -> Any:
 
 
 def load_checkpoint(run: Run) -> None:
-    """Continue from a checkpoint if there is one; all processes, or none.
-
-    Raises Stop if it is damaged, or of another run: nothing is trained on what only looks right.
-    """
+    """Continue from a checkpoint, if any. Raises Stop if it is damaged, or of another run."""
     args = run.args
     if not args.checkpoint_dir:
         return
     uri = join(args.checkpoint_dir, "checkpoint.pt")
-    found = [access("read", uri, missing_ok=True) if run.rank == 0 else None]
+    found = [access("read", uri, missing_ok=True)]
     if run.processes > 1:  # it may be on the first machine only
         dist.broadcast_object_list(found)
     if found[0] is None:
@@ -624,6 +615,8 @@ class Progress:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self.done = len(run.history)
+        self.start = time.monotonic()
         self.shown_at = -math.inf
         self.tuner = self.board = None
         folder = os.environ.get("AIP_TENSORBOARD_LOG_DIR")
@@ -653,11 +646,10 @@ class Progress:
         if due:
             self.shown_at = now
             line = "".join(f"  {name} {value:.4f}" for name, value in metrics.items())
-            seconds = sum(row[-1] for row in self.run.history)
-            if seconds > self.long_run:
-                speed = epoch * len(self.run.train.y) / seconds
-                left = timedelta(seconds=round((epochs - epoch) * seconds / epoch))
-                line += f"  {speed:,.0f} rows/s  at most {left} left"
+            if now > self.start + self.long_run:
+                speed = (epoch - self.done) / (now - self.start)
+                left = timedelta(seconds=round((epochs - epoch) / speed))
+                line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
             log.info("epoch %d/%d%s", epoch, epochs, line)
 
 
@@ -676,29 +668,34 @@ def optional(module: str, name: str, *args: Any) -> Any:
 def read_environment() -> tuple[int, int]:
     """Return this process's rank, and how many processes share the work.
 
-    torchrun and Vertex AI's PyTorch images set four variables. Where one is missing, it is
-    computed from CLUSTER_SPEC, in which Vertex AI lists a job's machines.
+    torchrun and Vertex AI's PyTorch images set four variables. Without them, CLUSTER_SPEC is
+    read, in which Vertex AI lists a job's machines.
     """
     env = os.environ
-    names = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
-    seen = {name: env[name] for name in (*names, "LOCAL_RANK", "CLUSTER_SPEC") if name in env}
+    names = "WORLD_SIZE RANK LOCAL_RANK MASTER_ADDR MASTER_PORT CLUSTER_SPEC".split()
+    seen = {name: env[name] for name in names if name in env}
     with explain(f"{seen} do not tell which processes share the work: correct or unset them"):
-        if env.get("CLUSTER_SPEC"):
+        if env.get("CLUSTER_SPEC") and not env.get("WORLD_SIZE"):
             spec = json.loads(env["CLUSTER_SPEC"])
             first = spec["cluster"]["workerpool0"]
             machines = first + spec["cluster"].get("workerpool1", [])
             start = {"workerpool0": 0, "workerpool1": len(first)}[spec["task"]["type"]]
             address, _, port = machines[0].partition(":")
-            found = (len(machines), start + spec["task"]["index"], address, port or 2222)
-            env.update({k: str(v) for k, v in zip(names, found, strict=True) if not env.get(k)})
+            env["WORLD_SIZE"] = str(len(machines))
+            env["RANK"] = str(start + spec["task"]["index"])
+            env["MASTER_ADDR"] = address
+            env["MASTER_PORT"] = port or "2222"
         elif seen and not env.get("WORLD_SIZE"):
             log.info("one process: without WORLD_SIZE, %s mean nothing", seen)
             env.pop("LOCAL_RANK", None)
         processes = int(env.get("WORLD_SIZE") or 1)
-        rank = int(env["RANK"]) if processes > 1 else 0
-        if not 0 <= rank < processes:
-            raise ValueError(f"RANK must be from 0 to {processes - 1}")
-    return rank, processes
+        if processes == 1:
+            return 0, 1
+        rank = int(env["RANK"])
+        local_rank = int(env.get("LOCAL_RANK") or 0)
+        if 0 <= rank < processes and local_rank >= 0 and env["MASTER_ADDR"] and env["MASTER_PORT"]:
+            return rank, processes
+        raise ValueError("out of range, or empty")
 
 
 def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
@@ -722,9 +719,9 @@ def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
 
 def meet(rank: int, processes: int, device: torch.device) -> None:
     """Wait for the other processes, for half an hour at most. Raises Stop if that fails."""
-    address = ":".join(os.environ.get(name) or "?" for name in ("MASTER_ADDR", "MASTER_PORT"))
-    log.info("process %d of %d waits for the others at %s", rank, processes, address)
+    address = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
     on_signals(signal.SIG_DFL)  # handlers of Python do not run while PyTorch waits
+    log.info("process %d of %d waits for the others at %s", rank, processes, address)
     with explain(f"cannot meet the other processes at {address}"):
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     on_signals(interrupt)
@@ -790,10 +787,7 @@ ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
 
 
 def check_place(option: str, uri: str | None) -> None:
-    """Refuse all but paths and Cloud Storage.
-
-    A mistyped gs:/b or s3://b would be a local folder, and lost with the machine of the job.
-    """
+    """Refuse gs:/b, s3://b and the like: as local folders, they would vanish with their machine."""
     if uri is None:
         return
     bucket = re.fullmatch("(gs://|/gcs/)[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?", uri)
@@ -947,7 +941,7 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as error:
         log.error("interrupted")
-        return 128 + int((error.args or [signal.SIGINT])[0])
+        return 128 + int(error.args[0])
     except Exception as error:
         if isinstance(error, MemoryError) or "to allocate" in str(error):  # numpy, PyTorch, CUDA
             needed = str(error)[:300] or "for a whole data file"

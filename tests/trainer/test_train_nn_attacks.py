@@ -145,8 +145,8 @@ HALF = {
 @pytest.mark.parametrize("kind", HALF)
 def test_half_an_environment_is_refused_and_old_results_are_gone(local: Case, kind: str) -> None:
     local.train_well(epochs=1)
-    name = {"no address": "MASTER_ADDR", "no port": "MASTER_PORT", "a wrong port": "a:x"}.get(kind)
-    line = refused(local.trainers.run(*local.argv(), **HALF[kind]), name or next(iter(HALF[kind])))
+    name = "a:x" if kind == "a wrong port" else next(iter(HALF[kind]))
+    line = refused(local.trainers.run(*local.argv(), **HALF[kind]), name)
     assert local.place.list("run") == ["training.log"]
     assert line.removeprefix("ERROR: ") in local.log()
 

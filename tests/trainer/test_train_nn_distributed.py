@@ -174,12 +174,15 @@ def test_a_machine_that_dies_ends_the_other(local: Case, machines: list[Trainers
     assert local.place.list("run") == ["training.log"]
 
 
-def test_what_is_set_wins_over_cluster_spec(trainers: Trainers) -> None:
+def test_what_an_image_sets_wins_over_cluster_spec(trainers: Trainers) -> None:
     names = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE")
     show = f"train_nn.read_environment(); print(*(os.environ[name] for name in {names}))"
     env = vertex_environment(1, 2222, "CLUSTER_SPEC")
-    result = trainers.run("--help", before=show, MASTER_ADDR="set-by-the-image", **env)
-    assert result.out.splitlines()[0] == "set-by-the-image 2222 1 2"
+    result = trainers.run("--help", before=show, **env)
+    assert result.out.splitlines()[0] == "127.0.0.1 2222 1 2"
+    image = {"MASTER_ADDR": "set-by-the-image", "MASTER_PORT": "1", "RANK": "2", "WORLD_SIZE": "3"}
+    result = trainers.run("--help", before=show, **env, **image)
+    assert result.out.splitlines()[0] == "set-by-the-image 1 2 3"
 
 
 def test_the_optimizer_of_torch_can_take_the_place_of_ours(
