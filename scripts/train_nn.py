@@ -748,7 +748,10 @@ HINTS = {  # more helpful than the error's own words; by name, as Google's are i
     "NotFound": "no such bucket or object",
     "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
     "DefaultCredentialsError": "no credentials: run `gcloud auth application-default login`",
+    "RefreshError": "credentials expired: run `gcloud auth application-default login`",
+    "RetryError": "Cloud Storage cannot be reached",
     "ModuleNotFoundError": "run `pip install google-cloud-storage`",
+    "RecursionError": "the path has too many parts",
 }
 
 
@@ -769,7 +772,10 @@ def require(fine: object, sentence: str) -> None:
 
 @contextlib.contextmanager
 def explain(sentence: str, exit_code: int = 2, fine: Sequence[str] = ()) -> Iterator[None]:
-    """Stop with this sentence and the reason after any error, except those with names in `fine`."""
+    """Turn any error of the block into a Stop: the sentence, and the reason in plain words.
+
+    Errors whose names are in `fine` are ignored. A lack of memory is left to `main`.
+    """
     try:
         yield
     except (Stop, MemoryError):
