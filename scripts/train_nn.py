@@ -82,7 +82,7 @@ LIMITS = {  # the lowest and the highest value allowed
     "batch_size": (0, 10**9),
     "patience": (0, 10**9),
     "min_delta": (0, 1e30),
-    "seed": (0, 2**53),
+    "seed": (0, 2**63 - 1),
     "checkpoint_every": (0, 10**9),
 }
 ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -90,9 +90,10 @@ ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.
 
 def whole(text: str) -> int:
     """Read a whole number, also as a tuning service writes it: 128.0 or 1e2."""
-    with contextlib.suppress(ValueError):
-        if float(text).is_integer():  # not so for NaN and infinity
-            return int(float(text))
+    for read in (int, float):  # first int: a float would round a large number
+        with contextlib.suppress(ValueError):
+            if (value := read(text)) % 1 == 0:  # not so for NaN and infinity
+                return int(value)
     raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:50]}")
 
 
@@ -348,6 +349,7 @@ class Run:
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on; early stopping follows from the history [epochs, 4]."""
         return {
+            "next_epoch": len(self.history) + 1,
             "history": torch.tensor(self.history, dtype=torch.float64).reshape(-1, 4),
             "model": self.model.state_dict(),
             "best_weights": self.best_weights,
@@ -638,8 +640,6 @@ class Progress:
                     self.tuner.report_hyperparameter_tuning_metric(name, value, epoch)
                 if self.board:
                     self.board.add_scalar(name, value, epoch)
-            if self.board and due:
-                self.board.flush()
         except Exception as error:  # a full disk, say, is no reason to end the training
             log.warning("from epoch %d on, metrics are in this log only: %r", epoch, error)
             self.tuner = self.board = None
@@ -651,6 +651,11 @@ class Progress:
                 left = timedelta(seconds=round((epochs - epoch) / speed))
                 line += f"  {speed * len(self.run.train.y):,.0f} rows/s  at most {left} left"
             log.info("epoch %d/%d%s", epoch, epochs, line)
+
+    def close(self) -> None:
+        """Write what TensorBoard still has in memory, however the run ends."""
+        with contextlib.suppress(Exception):
+            self.board and self.board.close()
 
 
 def optional(module: str, name: str, *args: Any) -> Any:
@@ -926,7 +931,8 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     run = Run(args, *load_data(args, device))
     load_checkpoint(run)
     signal.signal(signal.SIGTERM, lambda *_: sigterm.set())  # heeded at the end of an epoch
-    fit(run, Progress(run))
+    with contextlib.closing(Progress(run)) as progress:
+        fit(run, progress)
     if rank == 0:
         write_results(run, run_log)
     if processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
@@ -947,7 +953,7 @@ def main(argv: Sequence[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as error:
         log.error("interrupted")
-        return 128 + int(error.args[0])
+        return 128 + int((error.args or [signal.SIGINT])[0])
     except Exception as error:
         if isinstance(error, MemoryError) or "to allocate" in str(error):  # numpy, PyTorch, CUDA
             needed = str(error)[:300] or "for a whole data file"

@@ -107,7 +107,7 @@ def test_and_no_other_one(local: Case) -> None:
 
 
 LIMITS = {"learning_rate": ["1e38", "1e+30"], "epochs": [str(10**30), "1000000000"]}
-LIMITS |= {"seed": [str(2**63), str(2**53)], "min_delta": ["inf", "1e+30"]}
+LIMITS |= {"seed": [str(2**63), str(2**63 - 1)], "min_delta": ["inf", "1e+30"]}
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -301,7 +301,11 @@ SPOILT: dict[str, tuple[tuple[Any, ...], Any]] = {
     "made_with is a list": (("made_with",), ["x"]),
     "made_with has an unknown name": (("made_with", "--luck"), 7),
     "a setting of another type": (("made_with", "--seed"), "42"),
-    "a number of epochs, too": (("next_epoch",), 7),
+    "next_epoch is NaN": (("next_epoch",), float("nan")),
+    "next_epoch is far away": (("next_epoch",), 10**15),
+    "next_epoch is negative": (("next_epoch",), -3),
+    "next_epoch is another one": (("next_epoch",), 5),
+    "next_epoch is missing": (("next_epoch",), KeyError),
     "no history": (("history",), KeyError),
     "a history of another shape": (("history",), torch.zeros(6, 3, dtype=torch.float64)),
     "a history of NaN": (("history",), torch.full((6, 4), torch.nan, dtype=torch.float64)),
@@ -357,7 +361,7 @@ def test_tensorboard_gets_all_metrics_where_vertex_names_a_folder(local: Case) -
     fake += "    def __init__(self, folder): self.file = open('board', 'w'); self.put(folder)\n"
     fake += "    def put(self, *words): print(*words, file=self.file)\n"
     fake += "    add_scalar = put\n"
-    fake += "    def flush(self): self.put('flushed'); self.file.flush()\n"
+    fake += "    def close(self): self.put('closed'); self.file.flush()\n"
     fake += "module = types.ModuleType('torch.utils.tensorboard')\n"
     fake += "module.SummaryWriter = SummaryWriter\n"
     fake += "sys.modules['torch.utils.tensorboard'] = module\n"
@@ -366,8 +370,11 @@ def test_tensorboard_gets_all_metrics_where_vertex_names_a_folder(local: Case) -
     where = {"AIP_TENSORBOARD_LOG_DIR": "logs"}
     assert local.trainers.run(*argv, before=fake, cwd=folder, **where).code == 0
     lines = local.place.read("board").decode().split("\n")
-    assert lines[0] == "logs" and lines[-2] == "flushed" and len(lines) == 2 + 2 * (3 + 1)
-    assert lines[1].startswith("train_loss 0.") and lines[7].startswith("val_accuracy 0.")
+    assert lines[0] == "logs" and lines[-2] == "closed" and len(lines) == 2 + 6 + 1
+    assert lines[1].startswith("train_loss 0.") and lines[6].startswith("val_accuracy 0.")
+    stop = "def stop(run): raise KeyboardInterrupt\ntrain_nn.train_and_evaluate = stop\n"
+    assert local.trainers.run(*argv, before=fake + stop, cwd=folder, **where).code == 130
+    assert local.place.read("board").decode().split() == ["logs", "closed"]
     local.place.delete("board")
     assert local.trainers.run(*argv, before=fake, cwd=folder).code == 0  # no folder is named
     assert "board" not in local.place.list("")
