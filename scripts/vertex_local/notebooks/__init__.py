@@ -1,8 +1,9 @@
-"""Executing notebooks, and holding them to what they promise to show.
+"""Executes notebooks, and checks that they show what they promise.
 
-`engine` runs the cells, `rules` judges what was seen, `promises` compares outputs, and `checks` is
-the pytest plugin; `checking` joins the first three for whoever asks. May import everything except
-the command line.
+`engine` runs the cells, `rules` decides which of them failed, `promises` compares outputs, and
+`checks` is the pytest plugin. `checking` joins the first three, for the plugin and the command.
+
+May import everything except `cli`.
 """
 
 from vertex_local import imports

@@ -1,4 +1,4 @@
-"""A notebook under check: its cells executed one after the other, each with a verdict."""
+"""Executes the cells of a notebook one after the other, with a verdict for each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import nbformat
 
 from vertex_local.config import LocalModeError, Root, find_root
 from vertex_local.kernel import spec
-from vertex_local.notebooks import account, evidence, local_jobs, rules
-from vertex_local.notebooks.account import CellFailed
+from vertex_local.notebooks import evidence, local_jobs, rules
 from vertex_local.notebooks.engine.session import CELL_SECONDS, Session
+from vertex_local.notebooks.failure import CellFailed, describe
 from vertex_local.notebooks.files import code_cells, title
 from vertex_local.notebooks.local_jobs import LocalJobs
 from vertex_local.notebooks.promises.comparison import Shown, advice, differences, shown
@@ -25,7 +25,7 @@ JOB_SECONDS = 120.0  # at the end of a notebook, for jobs that it did not wait f
 
 
 class NotebookFailed(LocalModeError):
-    """A cell of the notebook failed; the message is a readable account of it."""
+    """A cell of the notebook failed; the message is the report on it."""
 
 
 class Checking:
@@ -37,11 +37,11 @@ class Checking:
     """
 
     def __init__(self, session: Session, root: Root) -> None:
-        """Begin; the session is started already.
+        """Prepare the check.
 
         Args:
-            session: the kernel, with the notebook.
-            root: local mode's root, whose jobs are looked at.
+            session: the kernel, with the notebook; it must be started.
+            root: local mode's root, whose jobs are checked.
         """
         self.session = session
         self.jobs = LocalJobs(root, session.kernel)
@@ -56,14 +56,14 @@ class Checking:
         must_raise: bool = False,
         compare: Callable[[list[Any]], list[Finding]] | None = None,
     ) -> list[Finding]:
-        """Execute a cell and return what is to be warned of.
+        """Execute a cell and return its warnings.
 
         Args:
             index: the cell's position in the notebook.
             cell: the cell.
-            limit: how long it may take, in seconds, if its metadata say nothing else.
+            limit: how long it may take, in seconds; its metadata may say otherwise.
             must_raise: it is tagged as raising an exception.
-            compare: compares its outputs with what is promised.
+            compare: compares its outputs with the promised ones; None if none are promised.
 
         Raises:
             CellFailed: if it fails.
@@ -82,13 +82,13 @@ class Checking:
         return passed(findings)
 
     def end(self, limit: float = JOB_SECONDS) -> list[Finding]:
-        """Look at what runs in the background, when the last cell has ended; return warnings.
+        """Check what still runs in the background after the last cell; return warnings.
 
         Args:
             limit: how long to wait for jobs, in seconds.
 
         Raises:
-            CellFailed: if something failed for which no cell failed.
+            CellFailed: if something failed there without a cell that failed.
         """
         active = self.jobs.wait(limit)
         failed = self.jobs.failed()
@@ -129,7 +129,13 @@ def passed(findings: list[Finding]) -> list[Finding]:
 def comparison(
     cell: Any, promised: list[Shown], clean: Callable[[str], str] = str
 ) -> Callable[[list[Any]], list[Finding]]:
-    """Return a function that compares the outputs of a cell with what is promised."""
+    """Return a function that compares the outputs of a cell with what is promised.
+
+    Args:
+        cell: the cell, whose metadata give the tolerance.
+        promised: what it promises to show.
+        clean: is applied to every shown text first.
+    """
     tolerance = Settings.of(cell).tolerance
 
     def compare(outputs: list[Any]) -> list[Finding]:
@@ -137,15 +143,15 @@ def comparison(
         lines = differences(promised, got, tolerance)
         if not lines:
             return []
-        words = f"it does not show what the notebook promises (tolerance: {tolerance})"
+        what = f"it does not show what the notebook promises (tolerance: {tolerance})"
         details = "\n".join([*lines, *advice(lines)])
-        return [Finding(words, details, name=rules.NOT_AS_PROMISED)]
+        return [Finding(what, details, name=rules.NOT_AS_PROMISED)]
 
     return compare
 
 
 def _show(cell: Any, findings: list[Finding], seen: rules.Seen) -> None:
-    """Let the cell's outputs show what failed, where no exception does."""
+    """Add failures that are no exceptions to the cell's outputs, as errors."""
     noted = [each["what"] for each in seen.notes or [] if rules.VERDICTS.get(each["kind"])]
     cell.outputs += [_error(rules.COMMAND, what) for what in noted]
     for each in findings:
@@ -223,7 +229,7 @@ def _run_cell(
         print(f"{progress} FAILED {seconds:>6.1f} s  {title(cell)}", flush=True)
         where = f"{path.name}: code cell {number} of {count}"
         logs = checking.jobs.failed_logs(started)
-        raise NotebookFailed(account.account(where, cell, failure, logs)) from err
+        raise NotebookFailed(describe(where, cell, failure, logs)) from err
     print(f"{progress} ok     {checking.session.seconds:>6.1f} s  {title(cell)}", flush=True)
     for each in warnings:
         print(f"       warning: {each.what}", flush=True)

@@ -26,7 +26,7 @@ def read(path: Path) -> nbformat.NotebookNode:
         raise LocalModeError(f"The notebook {path} cannot be read ({err.strerror}).") from err
     except nbformat.warnings.MissingIDFieldWarning as err:
         raise LocalModeError(
-            f"{path} says that it is in format 4.5, but its cells have no ids. Open it in Jupyter "
+            f"{path} has the format 4.5 or newer, but its cells have no ids. Open it in Jupyter "
             "and save it."
         ) from err
     except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as err:
@@ -42,12 +42,12 @@ def read(path: Path) -> nbformat.NotebookNode:
 
 
 def text_of(notebook: nbformat.NotebookNode) -> str:
-    """Return a notebook as the text of its file, in the form in which Jupyter writes it."""
+    """Return the text of a notebook's file, formatted as Jupyter does."""
     return str(nbformat.writes(notebook)) + "\n"
 
 
 def replace(path: Path, text: str) -> None:
-    """Write `text` to `path` in one step; raises OSError and leaves what was there."""
+    """Write `text` to `path` in one step; raise OSError and keep the old file if that fails."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text)
@@ -57,7 +57,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[int]:
-    """Return the indices of the cells that have something to execute."""
+    """Return the indices of the cells with code that is not empty."""
     return [
         index
         for index, cell in enumerate(notebook.cells)
@@ -66,6 +66,6 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[int]:
 
 
 def title(cell: Any) -> str:
-    """Return the first line of a cell, shortened, for lists."""
+    """Return the first line of a cell, at most 70 characters of it."""
     first = next((line for line in cell.source.splitlines() if line.strip()), "")
     return str(first[:70])

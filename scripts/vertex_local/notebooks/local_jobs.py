@@ -15,16 +15,16 @@ POLL_SECONDS = 0.2
 
 
 class LocalJobs:
-    """Those jobs of a root that a kernel started since this object was made.
+    """The jobs that a kernel has started since this object was made.
 
-    A job that was started by no kernel counts as well: a cell can have led to it.
+    Jobs that no kernel started count as well: a cell may have started them indirectly.
     """
 
     def __init__(self, root: Root, kernel: str) -> None:
-        """Begin to look.
+        """Remember which jobs there are already.
 
         Args:
-            root: local mode's root, which need not have had a server yet.
+            root: local mode's root, which need not exist yet.
             kernel: the name of the kernel, see `jobs.starter`.
         """
         self._root = root
@@ -33,7 +33,7 @@ class LocalJobs:
         self._settled: set[str] = set()
 
     def settle(self) -> None:
-        """Take no more account of jobs that have failed so far: a cell failed by them."""
+        """Consider all jobs that have failed so far as reported: a cell failed because of them."""
         self._settled |= {job.name for job in self.failed()}
 
     def failed(self) -> list[Any]:
@@ -41,18 +41,18 @@ class LocalJobs:
         return [job for job in self._new() if job.state.name == "JOB_STATE_FAILED"]
 
     def unaccounted(self) -> list[Any]:
-        """Return the jobs that failed, and no cell by them."""
+        """Return the failed jobs because of which no cell failed."""
         return [job for job in self.failed() if job.name not in self._settled]
 
     def wait(self, seconds: float) -> list[Any]:
-        """Wait until no job is active any more; return those that are after `seconds`."""
+        """Wait until no job is active, at most `seconds`; return those that still are."""
         deadline = time.monotonic() + seconds
         while (active := self._active()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         return active
 
     def failed_logs(self, since: datetime) -> list[str]:
-        """Return the logs of the jobs that failed since then: a line with the path, then its text.
+        """Return the logs of the jobs that failed since a time: a line with the path, then text.
 
         Args:
             since: a time with a time zone.
@@ -61,7 +61,7 @@ class LocalJobs:
         return [log for job in failed if (log := log_of(self._root, job))]
 
     def seconds(self, since: datetime) -> float:
-        """Return for how many seconds the jobs ran that were started since then.
+        """Return how many seconds the jobs ran that started since a time.
 
         Args:
             since: a time with a time zone.
@@ -82,13 +82,13 @@ class LocalJobs:
 
 
 def is_meant_to_fail(job: Any, patterns: list[str]) -> bool:
-    """Return whether one of the patterns, for display names, names the job."""
+    """Return whether a job's display name matches one of the patterns."""
     return any(fnmatch.fnmatchcase(job.display_name, pattern) for pattern in patterns)
 
 
 def folder_of(root: Root, job: Any) -> Path:
-    """Return where local mode keeps the files of a job."""
-    from vertex_local.training.names import ResourceName  # imports the SDK, which takes its time
+    """Return the folder of a job in its root."""
+    from vertex_local.training.names import ResourceName  # imports the SDK, which takes seconds
 
     return root.jobs / ResourceName.of(job).id
 
@@ -100,10 +100,10 @@ def log_of(root: Root, job: Any) -> str:
 
 
 def jobs(root: Root) -> list[Any]:
-    """Return the custom jobs of a root; none if it has never had a server."""
+    """Return all custom jobs of a root; [] if it has never had a server."""
     if not root.database.is_file():
         return []
-    from vertex_local.training.records import Records  # imports the SDK, which takes its time
+    from vertex_local.training.records import Records  # imports the SDK, which takes seconds
 
     records = Records(root.database)
     try:

@@ -1,6 +1,6 @@
-"""What counts as failed: from what was seen while a cell ran to a verdict.
+"""What counts as failed: judges what happened while a cell ran.
 
-Nothing here knows which engine executes the notebooks, or which program asks.
+Knows neither the engine that executes the notebooks, nor pytest.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from typing import Any
 
 from vertex_local.notebooks.settings import Settings
 
-# What the kernel's side notes (see `watch`), and whether it fails the cell. Other kinds are facts
-# that mean nothing by themselves. The README tells the reasons.
+# The kinds of notes that `watch` makes in the kernel, and whether each fails the cell. Notes of
+# other kinds have no meaning by themselves. The README gives the reasons.
 VERDICTS = {
-    "command": True,  # a shell line or a magic ended badly
-    "inside": True,  # a line in the middle of a script did, and nothing guards it
-    "pipe": True,  # a command of a pipe did, and it is not the last
-    "answer": False,  # grep and its like, inside a script, found nothing
-    "allowed": False,  # a script did, with --no-raise-error
-    "background": True,  # a script in the background did
-    "discarded": True,  # a command did that Python started, and its status is thrown away
-    "unread": False,  # the same, and the status is kept, for somebody to look at or not
+    "command": True,  # a shell line or a magic failed
+    "inside": True,  # a line in the middle of a script failed, and nothing guards it
+    "pipe": True,  # a command of a pipe failed, and it is not the last
+    "answer": False,  # inside a script or a pipe, a command such as grep found nothing
+    "allowed": False,  # a script with --no-raise-error failed
+    "background": True,  # a script in the background failed
+    "discarded": True,  # a command that Python started failed, and its status is lost
+    "unread": False,  # the same, but its status is kept, and may be looked at
     "thread": True,  # an exception in a thread
-    "task": True,  # … in an asyncio task that nobody awaits
-    "callback": True,  # … in a callback of an event loop
-    "future": True,  # … in a future, whose result nobody asks for
-    "ignored": False,  # … where Python can only print it, such as in __del__
-    "coroutine": True,  # a coroutine that was never awaited: code that did not run
-    "tests": True,  # tests inside the notebook that their runner only reports
-    "hook": True,  # a cell took away what notices its shell lines
-    "replaced": False,  # a cell, or a library, took away another part of the watch
-    "warning": False,  # a warning of Python's
+    "task": True,  # an exception in an asyncio task that nobody awaits
+    "callback": True,  # an exception in a callback of an event loop
+    "future": True,  # an exception in a future whose result nobody asks for
+    "ignored": False,  # an exception that Python can only print, such as in __del__
+    "coroutine": True,  # a coroutine was never awaited, so its code did not run
+    "tests": True,  # tests inside the notebook failed, which their runner only prints
+    "hook": True,  # a cell replaced the function that notices failed shell lines
+    "replaced": False,  # a cell or a library replaced another function of `watch`
+    "warning": False,  # a warning of Python
     "logged": False,  # something was logged as an error
-    "figure": False,  # a figure without anything in it
+    "figure": False,  # an empty figure was shown
     "left": False,  # something still runs at the end of the notebook
 }
-# Names of the errors by which an executed copy shows what no exception says.
+# Names of errors in an executed copy, for failures that are no exceptions.
 COMMAND = "CommandFailed"
 STOPPED = "Stopped"
 NOT_AS_PROMISED = "NotAsPromised"
@@ -48,10 +48,10 @@ class Raised:
     """An exception that ended a cell, or that a cell showed.
 
     Attributes:
-        name: of its class.
+        name: the name of its class.
         message: its text.
         traceback: its traceback, with or without colours; "" if there is none.
-        bases: the names of its class and the classes above, as far as they are known.
+        bases: the names of its class and its base classes; empty if they are not known.
     """
 
     name: str
@@ -65,17 +65,16 @@ class Raised:
 
 @dataclass
 class Seen:
-    """What was seen while a cell ran.
+    """What happened while a cell ran.
 
     Attributes:
-        stopped: why it did not come to its end (time, a dead kernel, too much output); "" if it
-            did.
-        details: what explains that.
+        stopped: why it was stopped (too much time or output, a dead kernel); "" if it ended.
+        details: a traceback of where it was stopped, or "".
         raised: the exception that ended it.
-        shown: exceptions that it showed and went on, in outputs or in widgets.
-        notes: of the kernel's side; None if they are missing although the kernel is watched.
-        exits: it asked the kernel to end.
-        outputs: what it shows, in Jupyter's format.
+        shown: exceptions that it only showed, in outputs or in widgets.
+        notes: those of `watch`; None if they are missing although `watch` was installed.
+        exits: whether it asked the kernel to end.
+        outputs: its outputs, in Jupyter's format.
     """
 
     stopped: str = ""
@@ -89,13 +88,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a person should know about a cell.
+    """A failure of a cell, or a warning.
 
     Attributes:
         what: a sentence, or an error's name and message.
-        details: a traceback, or what else explains it; "" if nothing does.
-        fails: whether the cell failed by it; else it is a warning.
-        name: the name of the error by which the executed copy shows it; "" if it does so anyway.
+        details: a traceback or another explanation; "" if there is none.
+        fails: whether it fails the cell; else it is a warning.
+        name: the name of its error in the executed copy; "" if the outputs show it already.
     """
 
     what: str
@@ -105,10 +104,10 @@ class Finding:
 
 
 def judge(seen: Seen, settings: Settings, must_raise: bool) -> list[Finding]:
-    """Return what is to be said about a cell; it passes if no finding fails it.
+    """Return failures and warnings of a cell.
 
     Args:
-        seen: what was seen while it ran.
+        seen: what happened while it ran.
         settings: those in the cell's metadata.
         must_raise: the cell is tagged as raising an exception.
     """
@@ -116,11 +115,11 @@ def judge(seen: Seen, settings: Settings, must_raise: bool) -> list[Finding]:
         return [Finding(seen.stopped, seen.details, name=STOPPED)]
     findings = []
     if seen.exits:
-        words = "it ends the kernel, for example with `exit()`"
-        findings.append(Finding(words, name=STOPPED))
+        what = "it ends the kernel, for example with `exit()`"
+        findings.append(Finding(what, name=STOPPED))
     if seen.notes is None:
-        words = "a cell took away what notices failures in the kernel, so it cannot be judged"
-        findings.append(Finding(words, name=STOPPED))
+        what = "a cell took away what notices failures in the kernel, so it cannot be judged"
+        findings.append(Finding(what, name=STOPPED))
     noted = list(_from_notes(seen.notes or []))
     errors = [seen.raised] if seen.raised else []
     errors += [each for each in seen.shown if each not in errors]
@@ -131,11 +130,6 @@ def judge(seen: Seen, settings: Settings, must_raise: bool) -> list[Finding]:
         findings += noted
     findings += _from_outputs(seen.outputs)
     return findings
-
-
-def judge_end(notes: list[dict[str, Any]]) -> list[Finding]:
-    """Return what is to be said at the end of a notebook, from the notes of then."""
-    return list(_from_notes(notes))
 
 
 def _from_notes(notes: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -153,7 +147,7 @@ def _expected(errors: list[Raised], noted: list[Finding], raises: str) -> Iterat
     elif not raises:
         what = str(errors[0]) if errors else failed[0].what
         yield Finding(
-            f"any exception would do here; say in the cell's metadata which is meant, such as "
+            f"any exception passes here; say in the cell's metadata which one is meant, such as "
             f'{{"nbcheck": {{"raises": "{_example(errors)}"}}}} (it was: {_line(what)})',
             fails=False,
         )
@@ -171,7 +165,7 @@ def _matches(error: Raised, raises: str) -> bool:
 
 
 def _names_command(what: str, raises: str) -> bool:
-    """Return whether a failed command is the one that `raises` names: "CommandFailed: part"."""
+    """Return whether a failed command is the one in `raises`: "CommandFailed: part"."""
     name, _, part = raises.partition(":")
     return name.strip() == COMMAND and part.strip() in what
 

@@ -1,4 +1,4 @@
-"""What the metadata of a cell say about how it is to be checked: `{"nbcheck": {"rel": 0.01}}`."""
+"""The settings of a check in the metadata of a cell, such as `{"nbcheck": {"rel": 0.01}}`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Settings:
     """The settings of one cell.
 
     Attributes:
-        tolerance: how far promised numbers may be from what is shown.
-        timeout: how many seconds the cell may take; None for what holds elsewhere.
-        raises: the exception that it must raise, "Class" or "Class: part of the message"; "" if
-            any will do.
+        tolerance: how far shown numbers may be from the promised ones.
+        timeout: how many seconds the cell may take; None for the usual limit.
+        raises: the exception that it must raise, "Class" or "Class: part of the message"; "" for
+            any exception.
         failing_jobs: display names of jobs of this notebook that are meant to fail; `*` stands for
             any characters.
     """
@@ -38,7 +38,7 @@ class Settings:
         """Return the settings of a cell.
 
         Raises:
-            ValueError: if there is something else among them, with a sentence.
+            ValueError: if a setting is unknown or has a wrong value; names the known ones.
         """
         found = cell.metadata.get("nbcheck", {})
         if not _are_settings(found):

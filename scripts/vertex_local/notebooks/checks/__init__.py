@@ -1,8 +1,8 @@
 """A pytest plugin on top of nbval, with which a notebook passes only if nothing in it failed.
 
-It is loaded with `-p vertex_local.notebooks.checks`. nbval collects the notebooks and knows its
-options and tags; each cell is executed by `checking`, and judged by `rules`. README.md in the
-folder above says how to use it, and what counts as failed.
+Load it with `-p vertex_local.notebooks.checks`. nbval collects the notebooks, and its options and
+tags work; `checking` executes each cell, and `rules` judges it. README.md in the folder above says
+how to use the plugin, and what counts as failed.
 
 Settings in pytest's ini file:
     nbcheck_kernelspec: the kernel that the files must name (default: python3).
@@ -60,7 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect what reports say where they arrive: not in the workers of pytest-xdist."""
+    """Collect the reports in the process where they arrive: no worker of pytest-xdist."""
     limit = config.getini("nbcheck_output_limit")
     try:
         if float(limit) <= 0:
@@ -97,7 +97,7 @@ def pytest_collect_file(file_path: Path, parent: Any) -> Generator[None, list[An
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Put the cells of each notebook together and in their order, whatever was done to them."""
+    """Put the cells of each notebook together and in order, after any plugin that shuffled them."""
     session.items[:] = order.by_notebook(session.items)
 
 

@@ -15,31 +15,32 @@ from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
 from nbval.plugin import IPyNbCell, IPyNbFile, metadata_tags
 
 from vertex_local.config import LocalModeError, find_root
-from vertex_local.notebooks import account, checking, evidence, files
-from vertex_local.notebooks.account import CellFailed
+from vertex_local.notebooks import checking, evidence, files
 from vertex_local.notebooks.checking import Checking
 from vertex_local.notebooks.checks.timing import Timing
 from vertex_local.notebooks.engine.session import Session
+from vertex_local.notebooks.failure import CellFailed, describe
 from vertex_local.notebooks.promises.comparison import shown
 from vertex_local.notebooks.rules import Finding
 from vertex_local.notebooks.settings import Settings
 
-TITLE, WARNING = "nbcheck-title", "nbcheck-warning"  # keys of what travels with pytest's reports
+TITLE, WARNING = "nbcheck-title", "nbcheck-warning"  # keys of user properties in pytest's reports
 CHECK, CHECK_COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"
 
 
 class NotebookFile(IPyNbFile):  # type: ignore[misc]
     """A notebook: one kernel, cells as tests.
 
-    A cell needs those before it. So cells that were not chosen run too, without a verdict of their
-    own, and a cell that is run again gets a fresh kernel in which they run again.
+    A cell needs those before it. So these run too if they were not chosen, without a verdict of
+    their own. A cell that is run again gets a fresh kernel, in which they run again.
     """
 
     def collect(self) -> Iterator[NotebookCell]:
         """Yield the cells with code.
 
         Raises:
-            CollectError: if the notebook is not fit to be checked.
+            CollectError: if the notebook cannot be read, names a wrong kernel, or has unknown tags
+                or settings.
         """
         try:
             self.nb = files.read(self.path)
@@ -102,16 +103,16 @@ class NotebookFile(IPyNbFile):  # type: ignore[misc]
             if settings.raises and not (checking.RAISES & set(tags) or commented):
                 raise LocalModeError(
                     f"{where} says which exception it raises, and needs the tag "
-                    "'raises-exception' as well, by which Jupyter goes on after it."
+                    "'raises-exception' as well, with which Jupyter goes on after the exception."
                 )
 
     def setup(self) -> None:
-        """Start the kernel; when that fails, the first cell says so."""
+        """Start the kernel; if that fails, the first cell fails with the reason."""
         self.setup_sanitize_files()
         self.start()
 
     def start(self) -> None:
-        """Begin with a fresh kernel, before the first cell."""
+        """Start a fresh kernel, in which no cell has run yet."""
         if self.checking:
             self.checking.session.stop()
         option = self.config.option
@@ -146,8 +147,8 @@ class NotebookFile(IPyNbFile):  # type: ignore[misc]
                 try:
                     cell.execute()
                 except CellFailed as err:
-                    words = f"{cell.name}, which has to run before it, failed: {err.what}"
-                    raise CellFailed(words, err.details) from err
+                    what = f"{cell.name}, which has to run before it, failed: {err.what}"
+                    raise CellFailed(what, err.details) from err
 
     def teardown(self) -> None:
         """Stop the kernel and keep the executed copy."""
@@ -167,15 +168,15 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
     """A cell with code."""
 
     index: int  # in the notebook
-    is_last = False  # of those that were chosen: it also answers for what runs in the background
+    is_last = False  # of the chosen cells: it fails if something in the background does
 
     def setup(self) -> None:
-        """Skip the cell if one before it failed: what it would show means nothing."""
+        """Skip the cell if one before it failed, since it may fail for that reason only."""
         if self.parent.failed_at not in (None, self.name):
             pytest.skip(f"{self.parent.failed_at} of this notebook failed")
 
     def runtest(self) -> None:
-        """Execute the cell, and compare what it shows if it is to be checked."""
+        """Execute the cell, and compare its outputs if they are promised."""
         self.user_properties[:] = [(TITLE, [self.title(), self.index])]  # not of an earlier run
         started = datetime.now(timezone.utc)
         try:
@@ -193,7 +194,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
         except CellFailed as err:
             self.parent.failed_at = self.name
             logs = self.parent.checking.jobs.failed_logs(started)
-            raise CellFailed(account.account("", self.cell, err, logs)) from err
+            raise CellFailed(describe("", self.cell, err, logs)) from err
         finally:
             if not self.options["skip"]:
                 self._note_times(started)
@@ -201,10 +202,10 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
             pytest.skip("tagged nbval-skip")
 
     def execute(self, compare: bool = False) -> list[Finding]:
-        """Execute the cell; return what is to be warned of.
+        """Execute the cell and return its warnings.
 
         Args:
-            compare: whether to compare what it shows with what is promised.
+            compare: whether to compare its outputs, if they are promised.
 
         Raises:
             CellFailed: if it fails.
@@ -226,7 +227,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
         return found
 
     def title(self) -> str:
-        """Return the name of the cell for people: its number, the heading above it, its code."""
+        """Return a title for the cell: its number, the heading above it, its first line."""
         before = self.parent.nb.cells[: self.index]
         texts = [cell.source for cell in before if cell.cell_type == "markdown"]
         lines = [line for text in texts for line in text.splitlines()]
@@ -239,7 +240,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
         return CHECK in self.cell.metadata.get("tags", []) or CHECK_COMMENT in comments
 
     def _warn(self, findings: list[Finding]) -> None:
-        """Let the report say warnings; fail by those that the project's settings forbid."""
+        """Add warnings to the report; raise CellFailed for those that `nbcheck_strict` names."""
         patterns = self.config.getini("nbcheck_strict")
         strict = [
             replace(each, fails=any(fnmatch.fnmatchcase(each.what, one) for one in patterns))
@@ -256,7 +257,7 @@ class NotebookCell(IPyNbCell):  # type: ignore[misc]
         self.user_properties.append(timing.as_property())
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """Return the account of a failed cell."""
+        """Return the report on a failed cell."""
         if isinstance(excinfo.value, (CellFailed, LocalModeError)):
             return str(excinfo.value)
         return pytest.Item.repr_failure(self, excinfo)

@@ -10,9 +10,9 @@ from vertex_local.notebooks.checks.items import NotebookCell
 
 
 def by_notebook(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Return the tests with the cells of each notebook in place of the first of them.
+    """Return the tests with all cells of a notebook where its first one stood.
 
-    The last cell of each is told that it is, see `NotebookCell.is_last`.
+    Sets `is_last` of the last cell of each notebook.
     """
     notebooks: dict[Any, list[NotebookCell]] = {}
     for item in items:

@@ -1,4 +1,4 @@
-"""What a person with one minute reads: a verdict for each notebook, in the report and as a page."""
+"""A verdict for each notebook on one line: at the end of pytest's output, and as a page."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ p {{margin: .2em 0}} .warning {{color: #7a4f00}}</style>
 
 @dataclass
 class Notebook:
-    """What became of one notebook.
+    """The results of one notebook.
 
     Attributes:
         ran: how many cells passed.
-        skipped: how many did not run.
-        failures: the title of each cell that failed, the first line of its account, and its
+        skipped: how many cells did not run.
+        failures: for each cell that failed its title, the first line of the report on it, and its
             position in the notebook.
-        warnings: the title of a cell, and what is to be said of it.
+        warnings: the title of a cell, and the warning.
     """
 
     ran: int = 0
@@ -45,7 +45,7 @@ class Notebook:
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
     def verdict(self) -> str:
-        """Return one line."""
+        """Return the results as one line."""
         counts = f"{self.ran} passed" + (f", {self.skipped} skipped" if self.skipped else "")
         many = "s" if len(self.warnings) > 1 else ""
         warned = f", {len(self.warnings)} warning{many}" if self.warnings else ""
@@ -61,7 +61,7 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note the outcome of a cell, and give it a name for people in the JUnit file."""
+        """Note the outcome of a cell, and give it its title in the JUnit file."""
         path, _, name = report.nodeid.partition("::")
         final = report.outcome in ("passed", "failed", "skipped")  # not "rerun"
         if not path.endswith(".ipynb") or not final:
@@ -83,14 +83,14 @@ class Summary:
             self._name_in_junit(report, title)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note a notebook that cannot be read or run at all; each worker tells the same."""
+        """Note a notebook that cannot be collected; every worker of xdist reports it."""
         path = report.nodeid
         if path.endswith(".ipynb") and report.outcome == "failed":
             what = (str(report.longrepr).strip().splitlines() or [""])[0]
             self._notebooks[path] = Notebook(failures=[(WHOLE, what, 0)])
 
     def _name_in_junit(self, report: pytest.TestReport, title: str) -> None:
-        from _pytest.junitxml import xml_key  # the door that pytest's own fixtures use
+        from _pytest.junitxml import xml_key  # as pytest's own fixtures do
 
         xml = self._config.stash.get(xml_key, None)
         if xml is not None:
@@ -159,8 +159,8 @@ def line_of(path: Path, index: int) -> int:
 
 def _command(kind: str, path: str, line: int, title: str, message: str) -> str:
     names = {"file": path, "line": str(line), "title": title}
-    words = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in names.items())
-    return f"::{kind} {words}::{_escaped(message)}"
+    properties = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in names.items())
+    return f"::{kind} {properties}::{_escaped(message)}"
 
 
 def _escaped(text: str, more: str = "") -> str:

@@ -1,4 +1,4 @@
-"""How long the cells of notebooks took, as pytest prints it at the end."""
+"""How long the cells of notebooks took; pytest prints it at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Timing:
         number: of the cell among those with code, from 0.
         title: its first line.
         seconds: from its start to the end of its check.
-        scripts: the part of it, in seconds, in which shell lines and training jobs ran.
+        scripts: the seconds of these in which shell lines and training jobs ran.
     """
 
     number: int
@@ -28,7 +28,7 @@ class Timing:
     scripts: float
 
     def as_property(self) -> tuple[str, Any]:
-        """Return it in the form that travels with pytest's reports, also between processes."""
+        """Return it as a user property of pytest's reports, which JSON can hold."""
         return KEY, list(astuple(self))
 
 
@@ -36,14 +36,14 @@ class Timings:
     """Collects the times of a session's notebooks and prints the slowest cells of each."""
 
     def __init__(self, budgets: list[str], slowest: int) -> None:
-        """Begin with none.
+        """Prepare the collection.
 
         Args:
-            budgets: lines `SECONDS PATTERN`, the pattern for a notebook's path.
+            budgets: lines `SECONDS PATTERN`; the pattern is one for paths of notebooks.
             slowest: how many cells to print for each notebook; 0 for all.
 
         Raises:
-            ValueError: if a line of the budgets is not like that.
+            ValueError: if a budget is no such line.
         """
         self._budgets = [_budget(line) for line in budgets]
         self._slowest = slowest
@@ -51,7 +51,7 @@ class Timings:
         self._other: dict[str, float] = {}  # the kernel's start and end, and saving the copy
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the times out of a report, if it is about a cell."""
+        """Collect the times from a report, if it is about a cell."""
         path, _, _name = report.nodeid.partition("::")
         if not path.endswith(".ipynb"):
             return

@@ -1,1 +1,1 @@
-"""The kernel that executes cells, and what is noted inside it. Knows no pytest."""
+"""Executes cells in a kernel, and notes inside the kernel what fails. Knows no pytest."""

@@ -1,6 +1,6 @@
-"""The engine: a kernel that executes the cells of one notebook, and says what was seen.
+"""A kernel that executes the cells of one notebook, and returns what happened in each.
 
-What that means, `rules` decides.
+`rules` decides what of it counts as a failure.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from vertex_local.notebooks.rules import Raised, Seen
 CELL_SECONDS = 600
 START_SECONDS = 90
 INTERRUPT_SECONDS = 5.0
-END_SECONDS = 30.0  # for what runs in the background, see `watch.finish`
+END_SECONDS = 30.0  # limit for `watch.finish`, which waits for what runs in the background
 POLL_SECONDS = 0.05
-OUTPUT_LIMIT = 10_000_000  # characters that a cell may show; browsers give up at about that
+OUTPUT_LIMIT = 10_000_000  # characters that a cell may show; browsers fail at about this size
 SHOWING = {"stream", "display_data", "execute_result", "update_display_data", "error"}
 
-_quiet = logging.getLogger(__name__)  # what nbclient logs, the account says better
+_quiet = logging.getLogger(__name__)  # for nbclient's messages: the report says more
 _quiet.setLevel(logging.CRITICAL + 1)
 
 
@@ -43,9 +43,9 @@ class Session:
     """A kernel that executes the cells of one notebook.
 
     Attributes:
-        kernel: the name that local mode knows the kernel by, see `jobs.starter`.
+        kernel: the kernel's name in local mode, see `jobs.starter`.
         seconds: how long the last cell took.
-        command_seconds: how long the shell lines of the last cell took, together.
+        command_seconds: how long all shell lines of the last cell took together.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Session:
 
         Args:
             notebook: the notebook; its outputs are filled in.
-            folder: where the cells run.
-            kernel_name: the kernel, whatever the notebook's own metadata say.
-            specs: where kernels are looked up, if not in Jupyter's usual places.
+            folder: the working folder of the cells.
+            kernel_name: the Jupyter kernel; the one in the notebook's metadata does not count.
+            specs: where kernels are looked up; None for Jupyter's usual places.
             output_limit: how many characters a cell may show.
         """
         self._name = kernel_name
@@ -111,7 +111,7 @@ class Session:
             ) from err
 
     def _start_kernel(self) -> None:
-        """Start the kernel; a second time if another process was faster with one of its ports."""
+        """Start the kernel; once more if another process has taken one of its ports meanwhile."""
         env = {**os.environ, starter.VARIABLE: self.kernel}
         for tries_left in (1, 0):
             self._client.km = AsyncKernelManager(
@@ -126,7 +126,7 @@ class Session:
                     raise
 
     def run(self, index: int, limit: float = CELL_SECONDS) -> Seen:
-        """Execute one cell and return what was seen; its outputs are then in the notebook.
+        """Execute one cell and return what happened; its outputs are then in the notebook.
 
         Args:
             index: the cell's position in the notebook.
@@ -154,7 +154,7 @@ class Session:
         return seen
 
     def finish(self) -> Seen:
-        """Give what runs in the background a moment, and return what was seen of it."""
+        """Wait a moment for what runs in the background; return what failed or still runs."""
         seen = Seen(notes=[])
         try:
             if self._watched:
@@ -172,11 +172,11 @@ class Session:
         self._stack.close()
 
     def _complete(self, seen: Seen) -> None:
-        """Put into `seen` what the kernel's reply says."""
+        """Add to `seen` what the kernel's reply reports."""
         payloads = self._reply.get("payload") or []
         report = self._noted()
-        asked = any(each.get("source") == "ask_exit" for each in payloads)
-        seen.exits = asked or bool(report.get("exits"))
+        exits = any(each.get("source") == "ask_exit" for each in payloads)
+        seen.exits = exits or bool(report.get("exits"))
         seen.notes = report.get("notes") if self._watched and self._reply else []
         bases = tuple(report.get("bases", ()))
         seen.shown = self._client.shown
@@ -193,7 +193,7 @@ class Session:
         return found[-1] if found else {}
 
     def _hidden(self, code: str, limit: float) -> dict[str, Any]:
-        """Let the kernel execute something that the notebook does not contain; return its reply."""
+        """Execute code in the kernel that is not part of the notebook; return the reply."""
         message = run_sync(self._client.kc.execute_interactive)(
             code, silent=True, store_history=False, timeout=limit, output_hook=_ignore
         )
@@ -203,11 +203,11 @@ class Session:
         return reply
 
     def _interrupt(self, cell: Any) -> str:
-        """Interrupt the running cell; return the traceback that says where it was, or ""."""
+        """Interrupt the running cell; return the traceback of where it was, or ""."""
         run_sync(self._client.km.interrupt_kernel)()
         deadline = time.monotonic() + INTERRUPT_SECONDS
         while time.monotonic() < deadline:
-            run_sync(asyncio.sleep)(POLL_SECONDS)  # meanwhile nbclient goes on taking outputs
+            run_sync(asyncio.sleep)(POLL_SECONDS)  # nbclient receives outputs meanwhile
             for output in cell.outputs:
                 if output.output_type == "error":
                     return "\n".join(output.traceback)
@@ -222,7 +222,7 @@ class Session:
         )
 
     def _cause(self) -> str:
-        """Return what the operating system knows about the kernel's end."""
+        """Return how the kernel's process ended, as the end of a sentence; "" if it runs."""
         process = getattr(self._client.km.provisioner, "process", None)
         status = process.poll() if process else None
         if status is None:
@@ -233,14 +233,14 @@ class Session:
 
 
 class _Client(NotebookClient):  # type: ignore[misc]
-    """nbclient, which also tells what errors were shown, wherever, and bounds what is shown."""
+    """nbclient that also records the errors that a cell shows, and limits the size of outputs."""
 
     output_limit = OUTPUT_LIMIT
     size = 0
     ending: asyncio.Future[None] | None = None
 
     def begin(self, limit: float) -> None:
-        """Forget the last cell; `limit` is how long the next one may take, in seconds."""
+        """Reset the records for the next cell, which may take `limit` seconds."""
         if self.ending:
             self.ending.cancel()
         self.iopub_timeout = limit
@@ -248,7 +248,7 @@ class _Client(NotebookClient):  # type: ignore[misc]
         self.shown: list[Raised] = []
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
-        """Note errors and sizes; beyond the limit, drop what is shown and interrupt the cell."""
+        """Record errors and sizes; beyond the limit, drop outputs and interrupt the cell."""
         kind = msg["msg_type"]
         content = msg["content"]
         if kind == "error":
@@ -265,7 +265,7 @@ class _Client(NotebookClient):  # type: ignore[misc]
         return super().process_message(msg, cell, cell_index)
 
     async def _end(self) -> None:
-        """Interrupt the cell. A kernel may ignore that, or lose its reply when the cell ends."""
+        """Interrupt the cell, and stop waiting for a reply that may never come."""
         await self.km.interrupt_kernel()
         await asyncio.sleep(INTERRUPT_SECONDS)
         self.task_poll_for_reply.cancel()
@@ -279,7 +279,11 @@ def _size(content: dict[str, Any]) -> int:
 
 
 def _raised(content: dict[str, Any], bases: tuple[str, ...]) -> Raised:
-    """Return the exception of a reply or of an output."""
+    """Return the exception in a reply or an output.
+
+    `bases` are the classes of the last exception shown, see `watch.bases`; they count if this is
+    that one.
+    """
     name = str(content.get("ename", "Error"))
     return Raised(
         name=name,
@@ -290,7 +294,7 @@ def _raised(content: dict[str, Any], bases: tuple[str, ...]) -> Raised:
 
 
 def _watch_texts() -> dict[str, str]:
-    """Return the texts of the package `watch`, by the names that its modules have in the kernel."""
+    """Return the source of each module of `watch`, by the name that it has in the kernel."""
     folder = Path(watch.__file__).parent
     texts = {
         f"{watch.SOURCE}.{name}": (folder / f"{name}.py").read_text() for name in watch.MODULES
@@ -298,7 +302,7 @@ def _watch_texts() -> dict[str, str]:
     return texts | {watch.SOURCE: Path(watch.__file__).read_text()}
 
 
-# Modules of their own in the kernel, so that they leave no name among those of the notebook.
+# Makes modules of the sources in the kernel, so that no name is added to those of the notebook.
 _WATCH = f"""
 def install():
     import sys, types

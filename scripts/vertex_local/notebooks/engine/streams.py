@@ -1,6 +1,6 @@
-"""What a cell printed, as a person sees it: joined, and with its lines overwritten by later ones.
+"""What a cell printed, as a terminal shows it: joined, and without overwritten text.
 
-nbclient can do that too, but takes time that grows with the square of a line's length.
+nbclient can do that too, but its time grows with the square of a line's length.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def joined(outputs: list[Any]) -> list[Any]:
-    """Return outputs with one entry for all that was printed to each stream.
+    """Return outputs with a single entry for each stream.
 
-    The entries of stdout and stderr stand where the first text of each stood, stdout first where
-    they follow each other: their order is left to chance by Jupyter.
+    It stands where the first text of that stream stood. If stderr is directly before stdout, they
+    change places, because Jupyter leaves their order to chance.
 
     Args:
         outputs: in Jupyter's format; entries of streams are changed.
@@ -30,14 +30,14 @@ def joined(outputs: list[Any]) -> list[Any]:
     for output in kept:
         if output.output_type == "stream":
             output.text = overwritten("".join(texts[output.name]))
-    for place in range(len(kept) - 1):
-        if [each.get("name") for each in kept[place : place + 2]] == ["stderr", "stdout"]:
-            kept[place : place + 2] = reversed(kept[place : place + 2])
+    for index in range(len(kept) - 1):
+        if [each.get("name") for each in kept[index : index + 2]] == ["stderr", "stdout"]:
+            kept[index : index + 2] = reversed(kept[index : index + 2])
     return kept
 
 
 def overwritten(text: str) -> str:
-    """Return a text without what carriage returns and backspaces overwrite."""
+    """Return a text without the parts that carriage returns and backspaces overwrite."""
     if "\r" not in text and "\b" not in text:
         return text
     return "\n".join(map(_line, text.split("\n")))

@@ -1,1 +1,1 @@
-"""Stored outputs: how they are compared with what is shown, refreshed, and tidied away."""
+"""Promised outputs: compares them with the new ones, stores new ones, removes all other outputs."""

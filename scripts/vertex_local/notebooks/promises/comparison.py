@@ -1,10 +1,13 @@
-"""What a notebook promises to show, and how that is compared with what it shows.
+"""Compares what a notebook promises to show with what it shows.
 
-An output is compared by what it means. A table is compared cell by cell; JSON, and the printed
-form of Python's lists and dictionaries, by their values; other text line by line, however wide its
-gaps are, where an array in brackets counts as one line. Numbers agree within a tolerance. Of a
-picture only its presence counts, so the line that stands for a Matplotlib figure
-(`<Figure size …>`) promises one. What a cell writes to stderr is not compared.
+- A table is compared cell by cell.
+- JSON, and printed lists and dictionaries of Python, are compared by their values.
+- Other text is compared line by line; the width of gaps does not count, and an array in brackets
+  counts as one line.
+- Numbers agree within a tolerance.
+- Of a picture, only its presence counts: the text of a Matplotlib figure (`<Figure size …>`)
+  promises one.
+- What a cell writes to stderr is not compared.
 """
 
 from __future__ import annotations
@@ -31,8 +34,8 @@ class Shown:
 
     Attributes:
         kind: "text", "data", "table", "picture" or "error".
-        content: text; the value of JSON or of a Python literal; rows of texts; None for a picture.
-        text: of data, the text itself.
+        content: the text; for data, its value; for a table, rows of texts; None for a picture.
+        text: for data, the text that was shown.
     """
 
     kind: str
@@ -45,7 +48,7 @@ def shown(outputs: list[Any], clean: Callable[[str], str] = str) -> list[Shown]:
 
     Args:
         outputs: outputs in Jupyter's format.
-        clean: is applied to every text first, for example to hide what always changes.
+        clean: is applied to every text first, for example to hide parts that always change.
     """
     printed = "".join(out.text for out in outputs if out.get("name") == "stdout")
     things = [_text(clean(printed))] if printed.strip() else []
@@ -66,14 +69,14 @@ def differences(promised: list[Shown], got: list[Shown], tolerance: Tolerance) -
     ]
 
 
-LONGER = 10_000  # characters by which a text may exceed twice the promised length
-LONGEST_ARRAY = 1000  # lines that one bracket can hold together
+LONGER = 10_000  # a text of more than twice the promised length and this is not compared
+LONGEST_ARRAY = 1000  # an open bracket joins at most this many lines
 Difference = tuple[str, Any, Any]  # where, promised, shown
 NOTHING = "nothing"
 
 
 def advice(lines: list[str]) -> list[str]:
-    """Return what else is to be said of differences: a sentence, or nothing."""
+    """Return advice on some differences: one sentence, or none."""
     if any(len(ADDRESS.findall(line)) >= 2 for line in lines):
         return [
             "A memory address differs in each run: hide it with a pattern for "
@@ -87,7 +90,7 @@ def _compare_all(
 ) -> Iterator[Difference]:
     for one, other in zip_longest(promised, got):
         kinds = {one.kind, other.kind} if one and other else {NOTHING}
-        if one and other and kinds == {"text", "data"}:  # `[nan]` is no Python literal, `[0.5]` is
+        if one and other and kinds == {"text", "data"}:  # `[0.5]` is data, but `[nan]` is text
             pair = [each.text if each.kind == "data" else each.content for each in (one, other)]
             yield from _compare_texts(pair[0], pair[1], tolerance)
         elif one is None or other is None or one.kind != other.kind:
@@ -102,7 +105,7 @@ def _compare_all(
 
 
 def _compare_texts(promised: str, got: str, tolerance: Tolerance) -> Iterator[Difference]:
-    if len(got) > 2 * len(promised) + LONGER:  # not worth the time to look into it
+    if len(got) > 2 * len(promised) + LONGER:  # comparing would take too long
         yield "length", f"{len(promised)} characters", f"{len(got)} characters"
         return
     for one, other in zip_longest(_lines(promised), _lines(got), fillvalue=(0, None)):
@@ -111,7 +114,7 @@ def _compare_texts(promised: str, got: str, tolerance: Tolerance) -> Iterator[Di
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text with their numbers; those of an open bracket count as one."""
+    """Yield the lines of a text with their numbers, joined as long as a bracket is open."""
     first, held, depth = 1, list[str](), 0
     lines = text.rstrip().splitlines()
     for number, line in enumerate(lines, start=1):
@@ -158,7 +161,7 @@ def _compare_data(place: str, one: Any, other: Any, tolerance: Tolerance) -> Ite
 
 
 def _alike(one: str, other: str, tolerance: Tolerance) -> bool:
-    """Return whether two texts agree: the same words, and numbers within the tolerance."""
+    """Return whether two texts have the same words, and numbers within the tolerance."""
     if one == other:
         return True
     words, numbers = words_and_numbers(one)
@@ -180,7 +183,7 @@ def _short(value: Any) -> str:
 
 
 def _bundle(data: Any, clean: Callable[[str], str]) -> Shown:
-    """Return what a display shows, from the richest of its forms that can be compared."""
+    """Return what a display shows, from the most exact of its formats that can be compared."""
     for kind, value in data.items():
         if kind == "application/json":
             return Shown("data", value, json.dumps(value))

@@ -1,7 +1,7 @@
 """Numbers in printed text, in the forms in which Python, NumPy, PyTorch and pandas print them.
 
-Numbers are those that stand by themselves or have a unit after them: digits inside a name (`T4`,
-`run_2`), a version (`1.2.3`) and a date (`2026-01-02`) are text.
+A number stands by itself or has a unit after it. Digits inside a name (`T4`, `run_2`), versions
+(`1.2.3`) and dates (`2026-01-02`) are text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PARTS = re.compile(rf"(?P<real>[-+]?{_ANY})(?P<imaginary>[-+]{_ANY})j", re.IGNO
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a number may be from the promised one: `abs`, or `rel` times the larger of the two.
+    """How far two numbers may be apart: by `abs`, or by `rel` times the larger of the two.
 
     Attributes:
         rel: relative tolerance, 0 or more.
@@ -64,9 +64,9 @@ class Tolerance:
 
 
 def words_and_numbers(text: str) -> tuple[list[str], list[Decimal | complex]]:
-    """Return the words of a text, with a mark in the place of each number, and the numbers.
+    """Return the words of a text, with a mark in place of each number, and the numbers.
 
-    Gaps do not matter, nor does whether there are any around brackets and commas.
+    The width of gaps does not count, nor does a gap beside a bracket or comma.
     """
     numbers: list[Decimal | complex] = []
 

@@ -1,4 +1,4 @@
-"""Refreshes what a notebook promises: executes it, shows what changed, stores it if asked to."""
+"""Refreshes the promised outputs of a notebook: executes it, shows and stores what differs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from vertex_local.notebooks.settings import Settings
 from vertex_local.testing.sandbox import sandbox
 
 TAG, COMMENT = "nbval-check-output", "NBVAL_CHECK_OUTPUT"  # either marks a cell, as for nbval
-LONGEST = 40  # lines of a promise: what a reader can compare
+LONGEST = 40  # lines of a promise, so that a reader can compare them
 
 
 def refresh(path: Path, write: bool) -> bool:
-    """Execute a notebook in a local mode of its own and compare what it shows with its promises.
+    """Execute a notebook in a local mode of its own; compare its outputs with the promised ones.
 
-    What agrees within the cell's tolerance stays as it is stored, and so does everything else.
+    Outputs that agree within the cell's tolerance stay as they are stored.
 
     Args:
         path: the notebook.
-        write: whether to store what differs.
+        write: whether to store the outputs that differ.
 
     Returns:
         Whether the notebook now promises what it shows.
 
     Raises:
-        LocalModeError: if a cell fails, nothing is promised, or something cannot be promised.
+        LocalModeError: if a cell fails, nothing is promised, or an output cannot be promised.
     """
     stored = files.read(path)
     if not any(map(is_promise, stored.cells)):
@@ -45,19 +45,19 @@ def refresh(path: Path, write: bool) -> bool:
 
 
 def settle(path: Path, stored: Any, executed: Any, write: bool) -> bool:
-    """Compare a notebook with its executed copy; print what differs, store it with `write`.
+    """Compare a notebook with its executed copy; print what differs.
 
     Args:
         path: the notebook's file.
-        stored: what is in the file; its outputs are changed.
-        executed: the same cells with what they show now.
-        write: whether to store what differs.
+        stored: the notebook in the file; its outputs are changed.
+        executed: the same cells with their new outputs.
+        write: whether to store the outputs that differ.
 
     Returns:
         Whether the file now promises what the cells show.
 
     Raises:
-        LocalModeError: if something cannot be promised; the file is as it was.
+        LocalModeError: if an output cannot be promised; the file is not changed.
     """
     pairs = [pair for pair in zip(stored.cells, executed.cells, strict=True) if is_promise(pair[0])]
     changed = [(old, new) for old, new in pairs if _differs(old, new)]
@@ -90,7 +90,11 @@ def _differs(old: Any, new: Any) -> bool:
 
 
 def _fit(path: Path, cell: Any) -> list[Any]:
-    """Return the outputs of a cell as they are stored; raise if they cannot be promised."""
+    """Return the outputs of a cell as they are stored.
+
+    Raises:
+        LocalModeError: if there are none, they are too long, or cannot be stored as text.
+    """
     where = f"{path}, the cell {files.title(cell)!r},"
     things = shown(cell.outputs)
     if not things:
@@ -99,11 +103,11 @@ def _fit(path: Path, cell: Any) -> list[Any]:
     for output in outputs:
         if "execution_count" in output:
             output.execution_count = None
-        if "data" in output:  # of a picture, only the text that stands for it
+        if "data" in output:  # store only the text of a picture
             output.data = {kind: v for kind, v in output.data.items() if kind.startswith("text/")}
     if [thing.kind for thing in shown(outputs)] != [thing.kind for thing in things]:
         raise LocalModeError(
-            f"{where} shows what cannot be stored as text. Promise a text instead."
+            f"{where} shows something that cannot be stored as text. Promise a text instead."
         )
     if len(list(_lines(outputs))) > LONGEST:
         raise LocalModeError(
@@ -119,7 +123,7 @@ def _diff(old: list[Any], new: list[Any]) -> Iterator[str]:
 
 
 def _lines(outputs: list[nbformat.NotebookNode]) -> Iterator[str]:
-    """Yield outputs as lines of text for people."""
+    """Yield outputs as lines of text."""
     for output in outputs:
         if output.output_type == "error":
             yield f"{output.ename}: {output.evalue}"

@@ -1,4 +1,4 @@
-"""The line in which a notebook says when, and with what, it was last executed."""
+"""The line in which a notebook says when it was last executed, and with which versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE = re.compile(r"^\*Checked on \d{4}-\d\d-\d\d in local mode, .*\*$", re.MULT
 
 
 def line(today: date) -> str:
-    """Return what a notebook says that was executed `today` with what is installed here."""
+    """Return the line for a notebook that was executed `today` with the installed versions."""
     versions = [f"{name} {version(name).partition('+')[0]}" for name in PACKAGES]
     return (
         f"*Checked on {today} in local mode, with Python {platform.python_version()}, "

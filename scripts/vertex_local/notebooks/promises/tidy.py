@@ -1,6 +1,6 @@
-"""Makes a notebook fit to be committed: no outputs but promised ones, and the plain kernel's name.
+"""Prepares a notebook for a commit: removes what Jupyter saves of a run, except promised outputs.
 
-Jupyter saves outputs, execution counts, and the name of the kernel that happens to run.
+That is outputs, execution counts, run times, and the name of the kernel: it becomes `python3`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 LANGUAGE = {"name": "python"}  # without the version of the Python that ran last
 
 
-def tidied(found: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def tidied(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a copy of a notebook as it should be committed."""
-    tidy = copy.deepcopy(found)
-    tidy.metadata.kernelspec, tidy.metadata.language_info = KERNELSPEC, LANGUAGE
+    tidy = copy.deepcopy(notebook)
+    tidy.metadata.kernelspec = KERNELSPEC
+    tidy.metadata.language_info = LANGUAGE
     for cell in tidy.cells:
-        cell.metadata.pop("execution", None)  # times
+        cell.metadata.pop("execution", None)  # run times
         if cell.cell_type == "code":
             cell.execution_count = None
             cell.outputs = cell.outputs if is_promise(cell) else []
@@ -34,7 +35,7 @@ def tidy(path: Path, write: bool) -> bool:
 
     Args:
         path: the notebook.
-        write: whether to change the file; if not, only look.
+        write: whether to change the file.
 
     Returns:
         Whether the file is tidy now.
@@ -42,8 +43,7 @@ def tidy(path: Path, write: bool) -> bool:
     Raises:
         LocalModeError: if it cannot be read.
     """
-    found = files.read(path)
-    text = files.text_of(tidied(found))
+    text = files.text_of(tidied(files.read(path)))
     if text == path.read_text():
         return True
     if write:

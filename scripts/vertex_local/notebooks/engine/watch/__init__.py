@@ -1,11 +1,11 @@
-"""Runs inside a notebook's kernel: notes what went wrong without stopping a cell.
+"""Runs inside a notebook's kernel, and notes failures that do not stop a cell.
 
-The texts of these files are sent to the kernel before the first cell, in the order of `MODULES`.
-So they import each other by relative names and else nothing but Python and IPython, work with any
-Python kernel, and leave no name behind among those of the notebook. The notes travel in the
-kernel's own reply to each cell, as a payload.
+The source of these files is sent to the kernel before the first cell, in the order of `MODULES`.
+So they work in any Python kernel, import only each other (by relative names), Python and IPython,
+and add no name to those of the notebook. The notes return in the kernel's reply to each cell, as a
+payload.
 
-It only notes facts; the cell runs as it does for a learner. What counts as failed, `rules` decides.
+They are facts; the cell runs as it does for a learner. `rules` decides what counts as failed.
 A note is a dictionary: `kind` (see `rules.VERDICTS`), `what` (a sentence), `details` (a traceback,
 or ""), `seconds` (how long a command took, or 0).
 """
@@ -26,7 +26,7 @@ from .scripts import note_background, watch_scripts
 __all__ = ["MODULES", "SOURCE", "finish", "watch"]
 
 SOURCE = "vertex_local_watch"  # of the payload, and the name of this package in the kernel
-# Each before those that import it.
+# Each module comes before those that import it.
 MODULES = ["noting", "commands", "scripts", "processes", "exceptions", "messages", "ending"]
 
 
@@ -42,7 +42,7 @@ def watch(shell: Any) -> None:
     watch_figures()
     manager, read = shell.payload_manager, shell.payload_manager.read_payload
 
-    def read_with_report() -> list[Any]:  # once for each request, however cells are nested
+    def read_with_report() -> list[Any]:  # is called once a request, also with nested cells
         for each in hooks[:]:
             kind, owner, name, value = each
             if getattr(owner, name, None) is not value:
@@ -62,5 +62,5 @@ def bases() -> list[str]:
     return [each.__name__ for each in shown.__mro__] if isinstance(shown, type) else []
 
 
-if __name__ == SOURCE:  # see vertex_local.notebooks.engine.session, which sends these files
+if __name__ == SOURCE:  # in the kernel, see vertex_local.notebooks.engine.session
     watch(get_ipython())  # type: ignore[name-defined]  # noqa: F821

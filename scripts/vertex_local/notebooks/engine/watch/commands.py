@@ -18,15 +18,15 @@ from typing import Any
 
 from .noting import LONGEST_NOTES, explain, hook, notes, shortened
 
-# Commands whose exit status 1 says "no", not "failed".
+# Commands whose exit status 1 means "no", not "failed".
 ANSWERS = re.compile(r"\b([efzp]|rip)?grep\b|\b(rg|diff|cmp|test|expr|which)\b|\[")
-# Readers that leave when they have seen enough; then the writer's failure means nothing. (Commands
-# of a kernel ignore SIGPIPE, as Python does, so they may end with any status.)
+# Readers that may stop reading early; then a failure of the writer means nothing. (Commands of a
+# kernel ignore SIGPIPE, as Python does, so the writer may end with any status.)
 LEAVES = re.compile(r"\|\s*(head|more|less|sed\b.*\bq|grep\b.*\s-\w*[qm])\b")
-# The author looks at the exit status, or has taken these matters into his own hands.
+# The script handles exit statuses itself.
 LOOKED_AT = re.compile(r"\$\?|PIPESTATUS|\btrap\b|\bset \+e\b")
 POSIX = "bash --posix -O xpg_echo"  # bash as a plain sh
-SIGPIPE = 141  # exit status of a command whose reader has seen enough, as in `yes | head -1`
+SIGPIPE = 141  # exit status of a command whose reader stopped reading, as in `yes | head -1`
 
 
 def watch_commands() -> None:
@@ -71,7 +71,7 @@ def watch_commands() -> None:
 
 
 def note_command(command: str, status: int, inside: list[str], started: float) -> None:
-    """Note how a shell line ended, or what failed inside it although it ended well."""
+    """Note a shell line that failed, or commands that failed inside one that did not."""
     seconds = max(time.monotonic() - started, 1e-9)
     notes.add("ran", f"`{command}`", seconds=seconds)
     if status:
@@ -85,13 +85,13 @@ def note_inside(command: str, inside: list[str]) -> None:
     if LOOKED_AT.search(command):
         return
     for line in inside:
-        letter, _, rest = line.partition(" ")
-        if letter == "E":
+        kind_of_line, _, rest = line.partition(" ")
+        if kind_of_line == "E":  # see `traps`
             status, _, failed = rest.partition(" ")
             answer = status == "1" and ANSWERS.search(failed)
             kind = "answer" if answer else "inside"
-            words = explain(int(status))
-            notes.add(kind, f"`{failed}` failed inside a script that went on: {words}")
+            reason = explain(int(status))
+            notes.add(kind, f"`{failed}` failed inside a script that went on: {reason}")
         else:
             statuses = [int(each) for each in rest.split()]
             bad = [each for each in statuses[:-1] if each not in (0, SIGPIPE)]
@@ -99,17 +99,17 @@ def note_inside(command: str, inside: list[str]) -> None:
                 answer = set(bad) == {1} and ANSWERS.search(command)
                 answer = answer or LEAVES.search(command)
                 ended = ", ".join(map(str, statuses))
-                words = f"in `{shortened(command)}`, the commands of a pipe ended with {ended}"
-                notes.add("answer" if answer else "pipe", words)
+                what = f"in `{shortened(command)}`, the commands of a pipe ended with {ended}"
+                notes.add("answer" if answer else "pipe", what)
 
 
 @contextmanager
 def traced(command: str) -> Iterator[tuple[str, list[str]]]:
-    """Give a shell line with traps before it, and a list of what the traps say at the end.
+    """Yield a shell line with traps before it, and a list that the traps fill at the end.
 
-    A shell forgets the status of every command but the last. Bash's traps see each: ERR those that
-    nothing guards, such as `|| true`, and DEBUG and EXIT those of the pipe before. The flow of the
-    script stays as it is. Without bash, the line stays as it is.
+    A shell returns only the status of its last command. Bash's traps see all: ERR each command that
+    fails without a guard such as `|| true`, DEBUG and EXIT each status of the pipe before. They do
+    not change what the script does. Without bash, the line is not changed.
     """
     shell = Path(os.environ.get("SHELL", "sh")).name
     inside: list[str] = []
@@ -129,7 +129,10 @@ def traced(command: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def traps(path: str) -> str:
-    """Return the beginning of a bash script that writes to `path` what fails in it."""
+    """Return bash code to put before a script, which writes to `path` what fails in it.
+
+    A line "E STATUS COMMAND" is a command that failed, "P STATUS STATUS …" a pipe in which one did.
+    """
     statuses = "${PIPESTATUS[*]}"
     pipe = f'case " {statuses}" in *[1-9]*" "*) echo "P {statuses}" >>{path};; esac'
     command = "${BASH_COMMAND//[[:cntrl:]]/ }"  # no pipe here: it would change `$?` of the script

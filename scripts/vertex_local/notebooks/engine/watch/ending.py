@@ -1,4 +1,4 @@
-"""The end of the notebook, and what still runs then."""
+"""What still runs after the last cell of the notebook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRACE_SECONDS = 3.0  # at the end of the notebook, for threads, tasks and backgr
 
 
 async def finish(shell: Any) -> None:
-    """Give what runs in the background a moment to end, and note what failed or is left."""
+    """Wait a moment for what runs in the background; note what failed and what still runs."""
     tasks = [each for each in asyncio.all_tasks() if is_of_notebook(each, shell)]
     if tasks:
         await asyncio.wait(tasks, timeout=GRACE_SECONDS)
@@ -55,6 +55,6 @@ started_before = set(threading.enumerate())
 
 
 def is_waited_for(thread: threading.Thread) -> bool:
-    """Return whether the end of a thread is worth waiting for: a worker of the notebook's own."""
+    """Return whether a thread is one of the notebook's own that should end by itself."""
     idle = "ThreadPoolExecutor" in thread.name or "asyncio" in thread.name
     return not thread.daemon and thread not in started_before and not idle

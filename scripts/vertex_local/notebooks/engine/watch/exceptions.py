@@ -1,4 +1,4 @@
-"""Exceptions that stop nothing: in threads, tasks, callbacks and futures."""
+"""Exceptions that do not stop a cell: in threads, tasks, callbacks and futures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .noting import hook, notes
 
 
 def watch_exceptions(shell: Any) -> None:
-    """Note exceptions in threads, in callbacks of event loops, and where Python ignores them."""
+    """Note exceptions in threads and callbacks of event loops, and those that Python ignores."""
     in_thread, ignored = threading.excepthook, sys.unraisablehook
     handle = asyncio.BaseEventLoop.call_exception_handler
 
@@ -52,10 +52,12 @@ def is_from_kernel(error: BaseException) -> bool:
 def note_tasks() -> None:
     """Note asyncio tasks that failed and that nobody awaits."""
     for task in gc.get_objects():
-        # (`isinstance` would ask objects for their class, and some of torch's warn of that.)
+        # Not `isinstance`: it reads `__class__`, for which some objects of torch warn.
         if not issubclass(type(task), asyncio.Task) or not task.done() or task.cancelled():
             continue
-        if getattr(task, "_log_traceback", False):  # asyncio's own mark: nobody has seen it yet
+        if getattr(
+            task, "_log_traceback", False
+        ):  # asyncio's own mark: nobody has asked for its exception
             error = task.exception()
             if error is not None and not is_from_kernel(error):
                 name = task.get_coro().__qualname__

@@ -1,4 +1,4 @@
-"""What is only printed or drawn: warnings, logged errors, results of tests, empty figures."""
+"""Failures that are only printed or drawn: warnings, logged errors, failed tests, empty figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def watch_messages() -> None:
             notes.add("logged", f"{record.levelname} logged by {record.name}: {text}")
         handle(self, record)
 
-    warnings.showwarning = showwarning  # not a hook: libraries replace it for good reasons
+    warnings.showwarning = showwarning  # not by `hook`: libraries may replace it
     hook(logging.Logger, "handle", watched_handle)
 
 
@@ -36,7 +36,7 @@ def watch_messages() -> None:
 
 
 def watch_tests() -> None:
-    """Note tests inside the notebook that failed, where their runner only prints it."""
+    """Note failed tests inside the notebook, which their runner only prints."""
     run, summarize = unittest.TextTestRunner.run, doctest.DocTestRunner.summarize
 
     def watched_run(self: Any, test: Any) -> Any:
@@ -57,7 +57,7 @@ def watch_tests() -> None:
 
 
 def watch_figures() -> None:
-    """Note figures of Matplotlib that are shown and have nothing in them."""
+    """Note empty figures of Matplotlib that are shown."""
     from IPython.core import pylabtools
 
     draw: Callable[..., Any] = pylabtools.print_figure
@@ -73,5 +73,5 @@ def watch_figures() -> None:
 
 
 def is_drawn(axes: Any) -> bool:
-    """Return whether there is anything in a plot's axes."""
+    """Return whether a plot's axes contain anything."""
     return bool(axes.has_data() or axes.texts or axes.images or axes.tables or axes.artists)

@@ -1,21 +1,24 @@
-"""What was noted in the kernel, the hooks by which it was, and words for it."""
+"""The notes of failures in the kernel, the hooks that make them, and words for them."""
 
 from __future__ import annotations
 
 import traceback
 from typing import Any
 
-LONGEST_NOTES = 200  # of one cell
+LONGEST_NOTES = 200  # notes of one cell, and lines from the traps of one script
 
 
 class Notes:
-    """What was noted since the last report."""
+    """The notes since the last report."""
 
     def __init__(self) -> None:
         self._notes: list[dict[str, Any]] = []
 
     def add(self, kind: str, what: str, details: str = "", seconds: float = 0.0) -> None:
-        """Note something, unless the same is noted already."""
+        """Add a note, unless there is an equal one or `LONGEST_NOTES` of them.
+
+        Notes of commands, which have `seconds`, are added even if they are equal.
+        """
         note = {"kind": kind, "what": what, "details": details, "seconds": seconds}
         if len(self._notes) < LONGEST_NOTES and (seconds or note not in self._notes):
             self._notes.append(note)
@@ -25,36 +28,36 @@ class Notes:
         self.add(kind, f"{what}: {type(error).__name__}: {error}", traceback_of(error))
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the notes and begin anew."""
+        """Return the notes, and forget them."""
         taken, self._notes = self._notes, []
         return taken
 
 
 notes = Notes()
-hooks: list[tuple[str, Any, str, Any]] = []  # what is in place: kind, owner, attribute, value
+hooks: list[tuple[str, Any, str, Any]] = []  # those in place: kind, owner, attribute, value
 
 
 def hook(owner: Any, name: str, value: Any, kind: str = "replaced") -> None:
-    """Put a function of these files in the place of another.
+    """Replace a function by one of these files, and remember that.
 
     Args:
-        owner: the module or class that has it.
-        name: its name there.
-        value: the function that takes its place.
-        kind: of the note, if a cell puts something else there.
+        owner: the module or class that has the function.
+        name: the function's name there.
+        value: the function that replaces it.
+        kind: the kind of note that is added if a cell replaces it again.
     """
     setattr(owner, name, value)
     hooks.append((kind, owner, name, value))
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the last lines of an exception's traceback."""
+    """Return the last 4000 characters of an exception's traceback."""
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return "".join(lines)[-4000:]
 
 
 def explain(status: int) -> str:
-    """Return in words what is wrong with the exit status of a command; "" if nothing is."""
+    """Return what the exit status of a command means; "" for 0."""
     if status == 127:
         return "the command was not found (exit status 127)"
     if status < 0:

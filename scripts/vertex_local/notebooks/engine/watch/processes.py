@@ -1,4 +1,4 @@
-"""Commands that Python starts."""
+"""Commands that a cell starts with `subprocess` or `os.system`."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any
 
 from .noting import explain, hook, notes, shortened
 
-# Processes that are there to be left: local mode's server, and pools of idle workers.
+# Processes that may still run at the end: local mode's server, and pools of idle workers.
 KEPT = re.compile(r"vertex_local|resource_tracker|loky|forkserver|multiprocessing")
 
-started: list[tuple[str, Any]] = []  # by a cell itself, with Popen
+started: list[tuple[str, Any]] = []  # by a cell itself, with Popen: command, process
 
 
-def words_of(command: Any) -> str:
+def command_text(command: Any) -> str:
     """Return a command as text."""
     return command if isinstance(command, str) else " ".join(map(str, command))
 
 
 def watch_processes(shell: Any) -> None:
-    """Note commands started by a cell itself whose failure the cell does not look at."""
+    """Note failed commands that a cell itself started without looking at their status."""
     run, call, system = subprocess.run, subprocess.call, os.system
     start = subprocess.Popen.__init__
 
     def look(caller: FrameType, command: Any, status: int) -> None:
         if status == 0 or caller.f_globals is not shell.user_ns:
             return
-        text = f"`{shortened(words_of(command))}`: {explain(status)}"
+        text = f"`{shortened(command_text(command))}`: {explain(status)}"
         if is_statement(caller):
             notes.add("discarded", f"{text}, and the cell does not look at it")
         else:
@@ -58,7 +58,7 @@ def watch_processes(shell: Any) -> None:
     def watched_start(self: Any, *args: Any, **options: Any) -> None:
         start(self, *args, **options)
         if sys._getframe(1).f_globals is shell.user_ns:
-            started.append((words_of(self.args), self))
+            started.append((command_text(self.args), self))
 
     hook(subprocess.Popen, "__init__", watched_start)
     hook(subprocess, "run", watched_run)
@@ -67,10 +67,10 @@ def watch_processes(shell: Any) -> None:
 
 
 def is_statement(frame: FrameType) -> bool:
-    """Return whether the call of a command in a cell is a whole statement: nobody sees its result.
+    """Return whether the call of a command is a whole statement, so that its result is lost.
 
     Args:
-        frame: that of the cell, at the call.
+        frame: the frame of the cell, at the call.
     """
     try:
         tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)))
@@ -86,7 +86,7 @@ def is_statement(frame: FrameType) -> bool:
 
 
 def note_started() -> None:
-    """Note how the commands ended that a cell started with `Popen`."""
+    """Note failed commands that a cell started with `Popen`."""
     for command, process in started[:]:
         status = process.poll()
         if status is not None:
@@ -97,16 +97,16 @@ def note_started() -> None:
 
 
 def note_processes() -> None:
-    """Note processes that the notebook started and left."""
+    """Note processes that the notebook started and that still run."""
     try:
         import psutil
     except ImportError:
         return
     for child in psutil.Process().children(recursive=True):
         try:
-            words = shlex.join(child.cmdline())
+            command = shlex.join(child.cmdline())
             ended = child.status() == psutil.STATUS_ZOMBIE
         except psutil.Error:
             continue
-        if words and not ended and not KEPT.search(words):
-            notes.add("left", f"the process `{shortened(words)}` still runs")
+        if command and not ended and not KEPT.search(command):
+            notes.add("left", f"the process `{shortened(command)}` still runs")

@@ -1,4 +1,4 @@
-"""Script magics: `%%bash` and its like."""
+"""Script magics, such as `%%bash`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from typing import Any
 from .commands import POSIX, note_inside, traps
 from .noting import LONGEST_NOTES, explain, hook, notes, shortened
 
-background: list[tuple[str, Any]] = []  # scripts in the background: first line, process
+background: list[tuple[str, Any]] = []  # scripts in the background: title, process
 
 
 def watch_scripts(shell: Any) -> None:
-    """Note what fails in the script magics: in the middle, in the background, or allowed to."""
+    """Note failures in script magics: in the middle, in the background, or allowed ones."""
     from IPython.core.magics.script import ScriptMagics
 
     run = ScriptMagics.shebang
 
     @functools.wraps(run)  # IPython keeps the magic's arguments as an attribute of the function
     def shebang(self: Any, line: str, cell: str) -> Any:
-        options, words = run.parser.parse_known_args(shlex.split(line))
-        program = Path(words[0]).name if words else ""
+        options, argv = run.parser.parse_known_args(shlex.split(line))
+        program = Path(argv[0]).name if argv else ""
         title = f"`%%{program}`, `{shortened(cell)}`"
-        if words and not shutil.which(words[0]):
+        if argv and not shutil.which(argv[0]):
             notes.add("command", f"`%%{program}`: there is no such program")
         with recorded_processes() as processes:
             if program in ("bash", "sh") and not options.bg and shutil.which("bash"):
                 if program == "sh":
-                    line = line.replace(words[0], POSIX, 1)
+                    line = line.replace(argv[0], POSIX, 1)
                 with traced_script(cell) as (traceable, inside):
                     result = run(self, line, traceable)
                 note_inside(cell, inside)
@@ -49,14 +49,14 @@ def watch_scripts(shell: Any) -> None:
         return result
 
     hook(ScriptMagics, "shebang", shebang)
-    made = shell.magics_manager.registry.get("ScriptMagics")
-    if made is not None:  # later versions of IPython make it when it is first used
-        shell.magics_manager.magics["cell"]["script"] = made.shebang
+    magics = shell.magics_manager.registry.get("ScriptMagics")
+    if magics is not None:  # newer versions of IPython make it at its first use
+        shell.magics_manager.magics["cell"]["script"] = magics.shebang
 
 
 @contextmanager
 def recorded_processes() -> Iterator[list[Any]]:
-    """Give a list of the processes that asyncio starts meanwhile."""
+    """Yield a list to which every process is added that asyncio starts in this context."""
     processes: list[Any] = []
     start = asyncio.create_subprocess_exec
 
@@ -74,7 +74,7 @@ def recorded_processes() -> Iterator[list[Any]]:
 
 @contextmanager
 def traced_script(cell: str) -> Iterator[tuple[str, list[str]]]:
-    """Give a bash script with traps before it, and a list of what they say at the end."""
+    """Yield a bash script with traps before it, and a list that the traps fill at the end."""
     inside: list[str] = []
     descriptor, path = tempfile.mkstemp(prefix="watch-")
     os.close(descriptor)

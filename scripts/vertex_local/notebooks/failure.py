@@ -1,4 +1,4 @@
-"""A readable account of a cell that failed: where, what, its source, its output, its job's log."""
+"""A report on a cell that failed: where, why, its source, its output, the log of its job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class CellFailed(Exception):
 
     Attributes:
         what: one sentence, or the error's name and message.
-        details: the traceback, or whatever else explains it; "" if nothing does.
+        details: a traceback or another explanation; "" if there is none.
     """
 
     def __init__(self, what: str, details: str = "") -> None:
@@ -23,14 +23,14 @@ class CellFailed(Exception):
         self.what, self.details = what, details
 
 
-def account(place: str, cell: Any, failure: CellFailed, logs: list[str]) -> str:
-    """Return the account as text of some lines.
+def describe(place: str, cell: Any, failure: CellFailed, logs: list[str]) -> str:
+    """Return the report as text of some lines.
 
     Args:
-        place: where it happened, such as "lesson.ipynb: code cell 3 of 29"; "" if known.
+        place: such as "lesson.ipynb: code cell 3 of 29"; "" if the reader knows it.
         cell: the cell, with the outputs of its execution.
-        failure: what happened.
-        logs: the logs of jobs that failed meanwhile, from `local_jobs`.
+        failure: why it failed.
+        logs: the logs of jobs that failed while it ran, from `local_jobs`.
     """
     what = plain(failure.what).strip().splitlines() or ["failed"]
     lines = [f"{place} failed: {_cut(what[0])}" if place else _cut(what[0])]
