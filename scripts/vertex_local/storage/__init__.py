@@ -1,7 +1,7 @@
-"""Cloud Storage on this machine: a small server of our own, in which the file tree is the truth.
+"""Cloud Storage on this machine: a small server of our own, whose data are plain files.
 
-`api` knows HTTP; the other modules know files only, and import nothing of it. The room may import
-the modules at the top of `vertex_local` and `faults`; nothing of `training` and `jobs`.
+`api` knows HTTP; the other modules know only files, and import nothing of `api`. The room may
+import the modules at the top of `vertex_local`, and `faults`.
 """
 
 from vertex_local.storage.api.server import Buckets

@@ -1,4 +1,4 @@
-"""Preconditions: what must hold for an object, or a bucket, before a request may go on."""
+"""Preconditions: what must hold for an object or a bucket before a request may go on."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Conditions:
     """The conditions of one request; None means that there is none of that kind.
 
     Attributes:
-        generation: the generation that is meant; without versions only the live one exists.
-        etags, other_etags: of the headers `If-Match` and `If-None-Match`.
+        generation: the generation that the request names; here only the live one exists.
+        etags, other_etags: from the headers `If-Match` and `If-None-Match`.
     """
 
     generation: int | None = None
@@ -34,7 +34,7 @@ class Conditions:
     other_etags: frozenset[str] | None = None
 
     def names_generation(self, document: Resource) -> bool:
-        """Return whether the live object is the generation that is meant."""
+        """Return whether the live object is the generation that the request names."""
         return self.generation is None or self.generation == int(document["generation"])
 
     def check(self, document: Resource | None, reading: bool = False) -> None:
@@ -42,12 +42,11 @@ class Conditions:
 
         Args:
             document: the stored metadata, or None if there is no object.
-            reading: whether the request only reads; `If-None-Match`, for example, then fails with
-                NotModified.
+            reading: whether the request only reads.
 
         Raises:
             PreconditionFailed: if a condition is not met.
-            NotModified: if it is not met and the request only reads.
+            NotModified: if the request only reads, and a `…NotMatch` or `If-None-Match` is not met.
         """
         generation = int((document or {}).get("generation", 0))
         metageneration = int((document or {}).get("metageneration", 0))
@@ -69,7 +68,7 @@ ANY = Conditions()
 
 
 def etag(document: Resource | None) -> str:
-    """Return the ETag: it changes with every change of a resource or its metadata."""
+    """Return the ETag, which changes with every change of a resource or its metadata."""
     if document is None:
         return ""
     return f"{int(document.get('generation', 0)):x}.{int(document['metageneration']):x}"
@@ -82,8 +81,8 @@ def read(
 
     Args:
         params: its query parameters.
-        headers: its headers, where they count.
-        source: whether the source of a copy is meant.
+        headers: its headers; None if conditions in headers do not count.
+        source: whether to return the conditions for the source of a copy.
     """
     infix = "Source" if source else ""
     generation = _integer(params, "sourceGeneration" if source else "generation")

@@ -1,4 +1,4 @@
-"""The two checksums that Cloud Storage keeps for every object."""
+"""The two checksums that Cloud Storage stores for every object."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import google_crc32c
 
 from vertex_local.storage.errors import BadChecksum
 
-PIECE_BYTES = 1 << 20  # read or written at once: large enough for speed, small in memory
+PIECE_BYTES = 1 << 20  # bytes read or written at once
 
 
 class Digest:
-    """MD5 and CRC32C of bytes that arrive in pieces, and how many there were."""
+    """MD5, CRC32C and size of bytes that arrive in pieces."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -36,7 +36,7 @@ class Digest:
 
     @property
     def md5_hex(self) -> str:
-        """The MD5 as 32 hexadecimal digits, as ETags of the XML API have it."""
+        """The MD5 as 32 hexadecimal digits, as in ETags of the XML API."""
         return self._md5.hexdigest()
 
     @property
@@ -78,7 +78,7 @@ def combined(*announced: Mapping[str, str]) -> dict[str, str]:
     """Return the checksums that a sender announced in several places.
 
     Raises:
-        BadChecksum: if two of the same kind differ: one of them is wrong, whatever was sent.
+        BadChecksum: if two of the same kind differ.
     """
     together: dict[str, str] = {}
     for checksums in announced:

@@ -13,9 +13,9 @@ class StorageError(Exception):
 
     Attributes:
         http: the HTTP status.
-        reason: Google's word for it in the JSON API.
-        code: Google's word for it in the XML API.
-        plain: whether the answer is the sentence alone, also where answers are JSON.
+        reason: Google's name for it in the JSON API.
+        code: Google's name for it in the XML API.
+        plain: whether the answer is plain text where other errors are JSON.
     """
 
     http: int = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -65,7 +65,7 @@ class TooSmallChunk(BadRequest):
 
 
 class Forbidden(StorageError):
-    """Whoever asks has no permission for that, because a fault says so."""
+    """The caller has no permission, because a fault says so."""
 
     http, reason, code = HTTPStatus.FORBIDDEN, "forbidden", "AccessDenied"
 
@@ -77,7 +77,7 @@ class NotFound(StorageError):
 
 
 class Conflict(StorageError):
-    """The state of a bucket does not allow it."""
+    """The state of a bucket does not allow the request."""
 
     http, reason, code = HTTPStatus.CONFLICT, "conflict", "Conflict"
 
@@ -127,7 +127,7 @@ class DiskFull(StorageError):
 
 
 class Unavailable(StorageError):
-    """Temporary: clients retry after this status."""
+    """The request cannot be answered now; clients retry after this status."""
 
     http, reason, code = HTTPStatus.SERVICE_UNAVAILABLE, "backendError", "ServiceUnavailable"
 

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from vertex_local.storage.errors import BadRequest
 
-MAX_PAGE = 1000
-KEPT_FOLDERS = 32
-# A folder that changed less than this ago may change again and keep its time of change.
+MAX_PAGE = 1000  # names and prefixes
+KEPT_FOLDERS = 32  # in the cache
+# A folder that has just changed may change again within the resolution of its time of change.
 SETTLED_NS = 2_000_000_000
 
 
@@ -30,7 +30,7 @@ class Query:
     """What a list request asks for; see the API's objects.list.
 
     Attributes:
-        resume: where the page begins, from the page before.
+        resume: the name or prefix at which this page begins; "" for the first page.
     """
 
     prefix: str = ""
@@ -53,14 +53,14 @@ class Page:
 
 
 class Folders:
-    """A cache of sorted folder contents, valid while a folder does not change. Thread-safe."""
+    """A cache of sorted folder contents, used as long as a folder does not change. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Path, tuple[int, list[str]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def sorted(self, path: Path) -> list[str]:
-        """Return the names in a folder, in order, folders with a slash at the end.
+        """Return the names in a folder in order; those of folders end with a slash.
 
         Links are left out, because they could lead out of the root, and so are names that are
         not Unicode.
@@ -168,11 +168,11 @@ def page(walk: Walk, query: Query) -> Page:
 
 
 def _common_prefix(name: str, query: Query) -> str | None:
-    """Return the prefix that stands for `name` in the listing, or None if it stands for itself."""
+    """Return the prefix that the listing shows in place of `name`, or None if it shows `name`."""
     if not query.delimiter:
         return None
-    at = name.find(query.delimiter, len(query.prefix))
-    return None if at < 0 else name[: at + len(query.delimiter)]
+    position = name.find(query.delimiter, len(query.prefix))
+    return None if position < 0 else name[: position + len(query.delimiter)]
 
 
 def _after(prefix: str) -> str:
@@ -189,7 +189,7 @@ def read_token(text: str) -> str:
     """Return where a page begins.
 
     Raises:
-        BadRequest: if the token is not one of ours.
+        BadRequest: if `token` has not made it.
     """
     try:
         return base64.urlsafe_b64decode(text.encode()).decode()
@@ -206,7 +206,7 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     braces = 0
     pattern = ""
     for item in re.findall(r"\*\*/|\*+|\\.|\[!?\]?[^\]]*\]|.", glob, re.DOTALL):
-        if item == "**/":  # also no folder at all
+        if item == "**/":  # any number of folders, also none
             pattern += "(?:.*/)?"
         elif item.startswith("*"):
             pattern += "[^/]*" if item == "*" else ".*"

@@ -48,13 +48,13 @@ class Metadata:
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
-        # If the process is killed, nothing is lost. A power cut may lose the newest records; new
-        # metadata is then made up for their files, as for files that somebody dropped there.
+        # If the process is killed, nothing is lost. A power cut may lose the newest records; their
+        # files then get new metadata, like files that another program has added.
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(SCHEMA)
 
     def close(self) -> None:
-        """Close the file; no method may be called afterwards."""
+        """Close the database; call no other method afterwards."""
         with self._lock:
             self._db.close()
 
@@ -63,7 +63,7 @@ class Metadata:
             return self._db.execute(statement, values).fetchall()
 
     def bucket(self, name: str) -> Resource | None:
-        """Return the record of a bucket."""
+        """Return the record of a bucket, or None."""
         rows = self._run("SELECT document FROM buckets WHERE name = ?", name)
         return json.loads(rows[0][0]) if rows else None
 
@@ -77,7 +77,7 @@ class Metadata:
         self._run("DELETE FROM buckets WHERE name = ?", name)
 
     def of(self, bucket: str, name: str) -> dict[str, Resource]:
-        """Return the records of an object by file identity; normally one, of the current file."""
+        """Return the records of an object, by file identity; usually only that of its file."""
         rows = self._run(
             "SELECT identity, document FROM objects WHERE bucket = ? AND name = ?", bucket, name
         )
@@ -109,7 +109,7 @@ class Metadata:
         )
 
     def drop(self, bucket: str, name: str, keys: Iterable[str]) -> None:
-        """Delete the records of files that an object no longer has."""
+        """Delete the records of an object with these file identities."""
         for key in keys:
             self._run(
                 "DELETE FROM objects WHERE bucket = ? AND name = ? AND identity = ?",

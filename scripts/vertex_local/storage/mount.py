@@ -1,18 +1,18 @@
 """`/gcs`, where a job on Vertex AI finds all buckets as folders, for a process that is not root.
 
-On Vertex AI this is a file system (Cloud Storage FUSE). Here buckets are folders anyway, so `/gcs`
-need only be a link to them; but only root may put a link into `/`. On Linux a process can have a
-`/` of its own, in a mount namespace: it has every entry of the real one, and `/gcs`. User id,
-processes and files are the same as outside; only `sudo` does not work there.
+On Vertex AI this is a file system (Cloud Storage FUSE). Here buckets are folders anyway, so a link
+`/gcs` to them is enough; but only root may put a link into `/`. On Linux a process can have a `/`
+of its own, in a mount namespace: it has every entry of the real one, and `/gcs`. User id, processes
+and files are the same as outside; only `sudo` does not work there.
 
-Nobody may write directly in `/gcs`, among the buckets. While the server runs, the permissions of
-the buckets' folder say so (see `tree`). Root may write whatever permissions say; but in a mount
-that does not know the folder's group, root may not either.
+Nobody may write directly in `/gcs`, beside the buckets. While the server runs, the permissions of
+the buckets' folder prevent it (see `tree`). Permissions do not stop root; but a mount in which the
+folder's group is unknown does.
 
-Elsewhere, and where namespaces are forbidden, somebody who is root can make the link by hand.
+On other systems, and where namespaces are forbidden, root can make the link by hand.
 
-As a program, `mount.py BUCKETS COMMAND …` becomes the command, in a `/` that has `/gcs`. It needs
-the standard library only, and starts without reading site packages.
+As a program, `mount.py BUCKETS COMMAND …` runs the command in a `/` that has `/gcs`. It uses the
+standard library only, and starts without reading site packages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 MOUNT = "/gcs"
 SWITCH = "VERTEX_LOCAL_GCS"  # "off" leaves `/` as it is
 BUCKETS = "VERTEX_LOCAL_BUCKETS"  # tells jobs and cells where the buckets' folders are
-FALLBACK = f"In the words of a job's command, {MOUNT} stands for the folder of the buckets."
+FALLBACK = f"In the arguments of a job's command, {MOUNT} stands for the folder of the buckets."
 OLD = "/.old-root"
 PROBE_SECONDS = 20
 
@@ -42,7 +42,7 @@ OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 AT_FDCWD, AT_EMPTY_PATH, O_CLOEXEC = -100, 0x1000, 0o2000000
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, MOUNT_ATTR_IDMAP = 1, 4, 0x100000
 IDS = 2**32 - 1  # how many users and groups there can be
-UNKNOWN = 65533  # the group that is not known in the mount of root; any that nobody has
+UNKNOWN = 65533  # a group that nobody has, and that is unknown in the mount of root
 
 
 def prefix(buckets: Path) -> list[str] | None:
@@ -71,7 +71,7 @@ def obstacle(buckets: Path) -> str | None:
 
 
 def advice(buckets: Path) -> str:
-    """Return how somebody who is root can give this machine a `/gcs` for every program."""
+    """Return how root can give this machine a `/gcs` for every program."""
     if os.path.lexists(MOUNT):
         return f"{MOUNT} is something else on this machine"
     if sys.platform == "darwin":  # / is read-only, but the system makes links when it starts
@@ -93,9 +93,12 @@ def _launcher(buckets: Path) -> list[str]:
 
 @functools.cache  # the answer stays the same while a server or a kernel runs
 def _try(buckets: Path) -> str | None:
-    """Return what forbids it, or None: tried in a process, which could not leave its namespace."""
-    look = f"import os, sys; sys.exit(not os.path.samefile({MOUNT!r}, sys.argv[1]))"
-    command = [*_launcher(buckets), sys.executable, "-I", "-S", "-c", look, str(buckets)]
+    """Return why the launcher does not work here, or None if it does.
+
+    It is tried in a child process, because a process cannot leave its new namespace.
+    """
+    probe = f"import os, sys; sys.exit(not os.path.samefile({MOUNT!r}, sys.argv[1]))"
+    command = [*_launcher(buckets), sys.executable, "-I", "-S", "-c", probe, str(buckets)]
     try:
         tried = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as err:
@@ -104,7 +107,7 @@ def _try(buckets: Path) -> str | None:
 
 
 def main() -> None:
-    """Make the namespace, then become the command."""
+    """Make the namespace, then replace this process by the command."""
     buckets, *command = sys.argv[1:]
     here = os.getcwd()
     try:
@@ -116,7 +119,7 @@ def main() -> None:
         os.execvp(command[0], command)
     except OSError as err:
         print(f"{command[0]} cannot be run ({err.strerror})", file=sys.stderr)
-        sys.exit(127)  # as a shell says it
+        sys.exit(127)  # as a shell does
 
 
 def enter(buckets: str) -> None:
@@ -129,9 +132,9 @@ def enter(buckets: str) -> None:
         OSError: if the system forbids it. The process must then end: its root may be half made.
     """
     new_namespace()
-    # The rest of the machine sees none of what follows.
+    # The mounts that follow are not visible outside of this namespace.
     call("mount", b"none", b"/", None, MS_REC | MS_SLAVE, None)
-    # Any folder can hold the new root for the moment before it becomes the root.
+    # The new root needs some folder as a mount point until it becomes the root.
     flags = MS_NOSUID | MS_NODEV
     call("mount", b"tmpfs", os.fsencode(buckets), b"tmpfs", flags, b"mode=755")
     os.mkdir(buckets + OLD)
@@ -148,7 +151,7 @@ def enter(buckets: str) -> None:
 
 
 def show(buckets: str) -> None:
-    """Make `/gcs` in the new root: a link, or, for root, a mount that does not know its group."""
+    """Make `/gcs` in the new root: a link, or for root a mount in which its group is unknown."""
     if os.geteuid() == 0:
         try:
             mount_without_group(buckets)
@@ -162,7 +165,7 @@ def show(buckets: str) -> None:
 def mount_without_group(buckets: str) -> None:
     """Mount the buckets' folder at `/gcs`, so that in this folder itself even root cannot write.
 
-    Linux refuses to write into a folder whose group the mount does not know: see
+    Linux refuses to write into a folder whose group is unknown in the mount: see
     mount_setattr(2), "ID-mapped mounts". Files in the buckets have other groups.
     """
     os.chown(buckets, -1, UNKNOWN)
@@ -181,7 +184,7 @@ def open_namespace(uid_map: str, gid_map: str) -> int:
     """Return a new user namespace with these maps, as an open file."""
     ready, done = os.pipe(), os.pipe()
     child = os.fork()
-    if child == 0:  # it is in the namespace, and waits there until the file is open
+    if child == 0:  # enter the namespace, and wait until the file is open
         os.close(done[1])
         try:
             call("unshare", CLONE_NEWUSER)
@@ -210,7 +213,7 @@ def new_namespace() -> None:
         call("unshare", CLONE_NEWUSER | CLONE_NEWNS)
         for name, text in (
             ("uid_map", f"{user} {user} 1"),
-            ("setgroups", "deny"),  # the system wants this before a gid_map
+            ("setgroups", "deny"),  # Linux requires this before a gid_map
             ("gid_map", f"{group} {group} 1"),
         ):
             Path("/proc/self", name).write_text(text)

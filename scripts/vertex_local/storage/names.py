@@ -43,7 +43,7 @@ def object_name_problem(name: str) -> str | None:
     if "\r" in name or "\n" in name:
         return "it must not contain line breaks"
     if name in (".", "..") or name.startswith(".well-known/acme-challenge/"):
-        return "Cloud Storage keeps this name for itself"
+        return "Cloud Storage reserves this name"
     return None
 
 

@@ -1,8 +1,8 @@
 """Buckets and objects as a file tree: every object is the plain file `buckets/<bucket>/<object>`.
 
-Knows files and their metadata, not HTTP. The files are the truth: one that another program added or
-changed is an object, and gets new metadata. An upload appears in one step, by renaming a complete
-file, and its metadata with it (see `metadata`).
+Knows files and their metadata, not HTTP. A file that another program added or changed is an object,
+too, and gets new metadata. An upload appears in one step, when its complete file is renamed into
+place, and its metadata with it (see `metadata`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from vertex_local.storage.partial import PARTIAL, Partial, readable_disk_errors
 from vertex_local.storage.tree import Tree, is_folder
 
 BUCKET_RULES = "https://cloud.google.com/storage/docs/buckets#naming"
-ATTEMPTS = 50  # to read a file that somebody else is writing
-DEFAULT_TYPE = "application/octet-stream"  # as which an object without a type is served
+ATTEMPTS = 50  # to read a file that another program is writing
+DEFAULT_TYPE = "application/octet-stream"  # of objects without a content type
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Live:
 
 
 class Slow(Exception):
-    """A whole file must be read to answer: ask again in a thread."""
+    """The answer needs a whole file to be read: call again in another thread."""
 
 
 class Objects:
@@ -57,9 +57,9 @@ class Objects:
     def __init__(self, root: Root) -> None:
         self.incoming = root.uploads
         self.incoming.mkdir(exist_ok=True)
-        for left_over in self.incoming.glob(f"*{PARTIAL}"):  # of a server that was killed
+        for left_over in self.incoming.glob(f"*{PARTIAL}"):  # from a server that was killed
             left_over.unlink()
-        # Held only to move complete files and to write metadata, never while bytes are received.
+        # Held only while complete files are moved and metadata written, not while bytes arrive.
         self._lock = threading.RLock()
         self._folders = listing.Folders()
         self._last_generation = 0
@@ -68,7 +68,7 @@ class Objects:
         self._tree.close()
 
     def close(self) -> None:
-        """Close the metadata; no method may be called afterwards."""
+        """Close the metadata; call no other method afterwards."""
         self._metadata.close()
         self._tree.open()
 
@@ -78,7 +78,12 @@ class Objects:
         """Make an empty bucket.
 
         Args:
-            change: sets what was asked for in the metadata of a new bucket.
+            name: the bucket's name.
+            change: returns the metadata of a new bucket with what the request asks for.
+
+        Raises:
+            BadRequest: if the name is not allowed.
+            Conflict: if there is such a bucket already.
         """
         if problem := names.bucket_name_problem(name):
             raise BadRequest(f"Invalid bucket name: '{name}': {problem}. The rules: {BUCKET_RULES}")
@@ -95,7 +100,7 @@ class Objects:
         return document
 
     def bucket(self, name: str) -> Resource:
-        """Return a bucket's metadata; a folder that somebody else made gets some now."""
+        """Return a bucket's metadata; a folder that another program made gets some now."""
         with self._lock:
             path = self._tree.bucket(name)
             document = self._metadata.bucket(name)
@@ -143,7 +148,7 @@ class Objects:
         """Return an object's metadata.
 
         Raises:
-            Slow: if `quick` is asked for, and the file is new and must be read for it.
+            Slow: if `quick`, and the file has no metadata yet and must be read for it.
         """
         return self._get(bucket, name, conditions, reading=True, quick=quick).resource
 
@@ -155,7 +160,7 @@ class Objects:
         An open file keeps its content, even if the object is replaced.
 
         Raises:
-            Slow: if `quick` is asked for, and the file is new and must be read for its metadata.
+            Slow: if `quick`, and the file has no metadata yet and must be read for it.
         """
         for _ in range(ATTEMPTS):
             live = self._get(bucket, name, conditions, reading=True, quick=quick)
@@ -177,13 +182,16 @@ class Objects:
         conditions: Conditions = ANY,
         hashes: Mapping[str, str | None] | None = None,
     ) -> Resource:
-        """Make a complete partial file the object's content, in one step.
+        """Make a completely received file the object's content, in one step.
 
         Args:
-            fields: metadata that the owner gave.
+            bucket: the bucket's name.
+            name: the object's name.
+            partial: the received file.
+            fields: metadata that the client gave.
             conditions: what must hold for the object that is there now.
-            hashes: `md5Hash` and `crc32c`, where they are not those of the partial's digest; a
-                composite object has no MD5.
+            hashes: `md5Hash` and `crc32c` to store in place of the computed ones; a composite
+                object has no MD5.
         """
         self.check_writable(bucket, name)
         partial.close()
@@ -250,13 +258,13 @@ class Objects:
             self._prune(bucket, live.path if live.identity == FOLDER else live.path.parent)
 
     def list(self, bucket: str, query: listing.Query) -> tuple[list[tuple[str, Resource]], Any]:
-        """Return one page: objects with their names, and the `listing.Page`."""
+        """Return one page: the objects' names and metadata, and the `listing.Page`."""
         page = listing.page(self._walk(bucket), query)
         known = self._metadata.of_many(bucket, page.names)
         found = []
         for name in page.names:
             live = self._find(bucket, name, known)
-            if live is not None:  # deleted since the walk
+            if live is not None:  # else it was deleted since the walk
                 found.append((name, live.resource))
         return found, page
 
@@ -331,7 +339,7 @@ class Objects:
                 return None
             if identity(status) == key:
                 break
-            # It is being written: try again until it does not change while it is read.
+            # Another program is writing it: try until it does not change while it is read.
         else:
             raise _busy(bucket, name)
         with self._lock:
@@ -395,7 +403,7 @@ class Objects:
         return document
 
     def _prune(self, bucket: str, folder: Path) -> None:
-        """Remove a folder and those above it as long as they are empty and no placeholder."""
+        """Remove a folder, and those above it, up to one that is not empty or a placeholder."""
         top = self._tree.top / bucket
         while folder != top:
             name = f"{folder.relative_to(top).as_posix()}/"
@@ -419,7 +427,7 @@ def _time(nanoseconds: int) -> str:
 
 
 def _busy(bucket: str, name: str) -> Unavailable:
-    return Unavailable(f"{bucket}/{name} changes all the time; another program is writing it")
+    return Unavailable(f"{bucket}/{name} keeps changing: another program is writing it")
 
 
 def _generation(document: Resource) -> int:

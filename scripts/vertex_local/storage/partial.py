@@ -51,7 +51,7 @@ class Partial:
     def __exit__(self, *_: object) -> None:
         try:
             self._file.close()
-        except OSError:  # on a full disk, even what is only to be thrown away
+        except OSError:  # the disk is full
             os.truncate(self.path, 0)
         finally:
             self.path.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ class Partial:
 
 @contextmanager
 def readable_disk_errors(name: str = "") -> Iterator[None]:
-    """Turn the errors of a full disk and of impossible names into answers for the client."""
+    """Turn errors of a full disk and of impossible names into DiskFull and NotEmulated."""
     try:
         yield
     except OSError as err:

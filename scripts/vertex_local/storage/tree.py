@@ -1,6 +1,6 @@
-"""The folders below `buckets/`: where a name's file is, and whether a name may be a file there.
+"""The folders below `buckets/`: where an object's file is, and which names are possible there.
 
-Knows the file system, not what is in the files.
+Knows the file system, not the content of files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Tree:
     """The buckets' folders. Between `close` and `open`, only this class makes and deletes buckets.
 
     Cloud Storage FUSE lets nobody write directly in `/gcs`: a mistyped name of a bucket fails
-    there, and must not make a bucket here. (For root, whom no permission stops, see `mount`.)
+    there, and must not make a bucket here. (Permissions do not stop root: see `mount`.)
 
     Args:
         buckets: the folder of the buckets' folders.
-        beside: a folder on the same file system, in which its rules are tried out.
+        beside: a folder on the same file system, to try out whether it ignores case.
     """
 
     def __init__(self, buckets: Path, beside: Path) -> None:
@@ -34,16 +34,16 @@ class Tree:
         self.ignores_case = _ignores_case(beside)
 
     def close(self) -> None:
-        """Let nobody make, rename or delete anything beside the buckets."""
+        """Forbid everybody to make, rename or delete anything beside the buckets."""
         self.top.chmod(CLOSED)
 
     def open(self) -> None:
-        """Let the owner do it again."""
+        """Allow the owner to do so again."""
         self.top.chmod(OPEN)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Let this process do it for a moment."""
+        """Allow the owner to do so in this context."""
         self.open()
         try:
             yield
@@ -60,10 +60,10 @@ class Tree:
     def is_inside(self, bucket: str, name: str) -> bool:
         """Return whether every folder on the path to an object is a real one of exactly this name.
 
-        A link could lead out of the root; and a file system that ignores case would find an
-        object under a name that it does not have.
+        A link could lead out of the root, and a file system that ignores case finds a file under
+        other names, too.
         """
-        path = f"{self.top}/{bucket}"  # text: this is asked for each object of a listing
+        path = f"{self.top}/{bucket}"  # text is faster: this is called for each listed object
         *folders, last = name.removesuffix("/").split("/")
         for part in folders:
             if self.ignores_case and part not in os.listdir(path):
@@ -84,7 +84,7 @@ class Tree:
                     raise _file_and_folder(f"{folder}/…", str(folder)) from None
 
     def check_free(self, bucket: str, name: str) -> None:
-        """Refuse a name that cannot be a file beside what is there, before its bytes come."""
+        """Refuse a name that would need a file in place of a folder, or a folder of a file."""
         path = self.top / bucket
         *folders, last = name.removesuffix("/").split("/")
         for number, part in enumerate(folders, start=1):
@@ -132,6 +132,6 @@ def is_folder(path: Path | str) -> bool:
 
 
 def _ignores_case(folder: Path) -> bool:
-    """Return whether the file system takes `A` and `a` for one name, as macOS does."""
+    """Return whether the file system takes `A` and `a` for the same name, as macOS does."""
     with Partial(folder) as probe:
         return (folder / probe.path.name.upper()).exists()

@@ -24,8 +24,8 @@ from vertex_local.storage.errors import BadRequest, NotFound, StorageError
 from vertex_local.storage.metadata import Resource
 from vertex_local.storage.partial import Partial, readable_disk_errors
 
-KEPT_SECONDS = 7 * 24 * 3600.0  # as Cloud Storage keeps an upload that nobody continues
-KEPT_RESULTS = 1000  # finished uploads to remember: a client asks again if the last answer was lost
+KEPT_SECONDS = 7 * 24 * 3600.0  # Cloud Storage keeps an abandoned upload as long
+KEPT_RESULTS = 1000  # finished uploads to remember: a client asks again if it lost the last answer
 GRANULE = 256 * 1024  # a chunk that is not the last one must have a multiple of this many bytes
 
 
@@ -34,7 +34,9 @@ class Intent:
     """What an upload will become when it is complete.
 
     Attributes:
-        params: the query parameters of its first request, with the preconditions.
+        bucket, name: of the object.
+        fields: its metadata.
+        params: the preconditions among the query parameters of the first request.
         hashes: the checksums that the sender announced.
     """
 
@@ -60,7 +62,7 @@ class Received(Partial):
         return self.digest.size
 
     def reopen(self) -> None:
-        """Go on after `save`."""
+        """Open the file again after `save`."""
         if self._file.closed:
             self._file = open(self.path, "a+b")
 
@@ -72,7 +74,7 @@ class Received(Partial):
                 self.digest = digest_of(file)
 
     def save(self) -> None:
-        """Write to the disk what the client is told has arrived."""
+        """Write everything received to the file, before the client is told that it has arrived."""
         with readable_disk_errors():
             self._file.close()
 
@@ -84,13 +86,22 @@ class Received(Partial):
 
 @dataclass
 class Session:
-    """A resumable upload."""
+    """A resumable upload.
+
+    Attributes:
+        id: its id.
+        intent: what it will become.
+        received: what has arrived so far.
+        result: the finished object's metadata.
+        error: an error after which the upload cannot go on.
+        busy: held by the request that is working on it.
+    """
 
     id: str
     intent: Intent
     received: Received
     result: Resource | None = None
-    error: StorageError | None = None  # after which the upload cannot go on
+    error: StorageError | None = None
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -135,7 +146,9 @@ class Sessions:
         """Delete the partial file, and remember the result.
 
         Args:
-            result: the finished object, which a client may still ask for; None if there is none.
+            session: the upload.
+            result: the finished object's metadata, for which a client may ask again; None if the
+                upload failed or was cancelled.
         """
         session.result = result
         with session.received:  # deletes the file if it was not moved into place
@@ -186,7 +199,7 @@ class Parts:
             raise error from None
 
     def add(self, number: str, part: int, partial: Partial) -> None:
-        """Keep a part; one that was sent before with the same number is replaced."""
+        """Store a part in place of any earlier one with the same number."""
         partial.close()
         before = list(self._path(number).glob(f"{part:05}.*"))
         target = self._path(number) / f"{part:05}.{partial.digest.md5_hex}"
@@ -199,7 +212,9 @@ class Parts:
         """Write the parts one after the other; return how many there were.
 
         Args:
+            number: the upload's id.
             wanted: part numbers with their ETags, in order.
+            into: receives the bytes.
 
         Raises:
             BadRequest: if a part is missing or has another ETag.

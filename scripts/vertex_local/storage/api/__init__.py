@@ -1,1 +1,1 @@
-"""The API of Cloud Storage over HTTP; what it keeps is in the modules above this folder."""
+"""The API of Cloud Storage over HTTP; the modules above this folder store the data."""

@@ -37,7 +37,7 @@ async def batch(request: Request) -> Response:
 
 
 async def _call(request: Request, content: bytes) -> tuple[int, str, bytes]:
-    """Let this application answer one request of the batch; return status, type and body."""
+    """Answer one request of the batch by this application; return status, type and body."""
     head, _, body = content.replace(b"\r\n", b"\n").partition(b"\n\n")
     first, *lines = head.decode("latin-1").split("\n")
     try:
@@ -45,10 +45,10 @@ async def _call(request: Request, content: bytes) -> tuple[int, str, bytes]:
     except ValueError as err:
         raise BadRequest(f"Failed to parse batch request: {first!r}") from err
     url = urlsplit(target)
-    path = url.path.removeprefix(request.scope["root_path"])  # the secret, in each part again
+    path = url.path.removeprefix(request.scope["root_path"])  # each part repeats the secret
     if path.startswith(("/batch", "/upload", "/download")):
         raise BadRequest(f"A batch cannot contain {path}")
-    headers = [(b"host", request.headers["host"].encode())]  # the batch itself has been let in
+    headers = [(b"host", request.headers["host"].encode())]  # the gate has checked the batch
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip().lower() not in ("host", "origin"):

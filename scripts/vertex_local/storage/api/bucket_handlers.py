@@ -1,4 +1,4 @@
-"""One short function per operation on buckets, and the list of what is in one."""
+"""One short function per operation on buckets, and one that lists a bucket's objects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def get(request: Request) -> Response:
 
 
 async def layout(request: Request) -> Response:
-    """Answer what gcloud asks before it copies or deletes: whether folders are real objects."""
+    """Tell gcloud, before it copies or deletes, that buckets have no hierarchical namespace."""
     check_params(request, "prefix")
     name = part(request, "bucket")
     document = await run_in_threadpool(objects_of(request).bucket, name)
@@ -55,7 +55,7 @@ async def layout(request: Request) -> Response:
 
 
 async def managed_folders(request: Request) -> Response:
-    """Answer what gcloud asks before it deletes a bucket: there are none, and none can be made."""
+    """Tell gcloud, before it deletes a bucket, that the bucket has no managed folders."""
     check_params(request, "prefix", "pageSize", "pageToken")
     await run_in_threadpool(objects_of(request).bucket, part(request, "bucket"))
     return JSONResponse({"kind": "storage#managedFolders"})
@@ -117,7 +117,7 @@ async def list_objects(request: Request) -> Response:
         request,
         *("prefix", "delimiter", "startOffset", "endOffset", "matchGlob", "maxResults"),
         *("pageToken", "includeTrailingDelimiter", "includeFoldersAsPrefixes"),
-        "versions",  # no bucket here keeps old ones, so the live objects are all there are
+        "versions",  # buckets here have no old versions, so all versions are the live objects
     )
     params = request.query_params
     query = listing.Query(

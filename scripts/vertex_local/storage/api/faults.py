@@ -40,7 +40,7 @@ class TooManyRequests(StorageError):
 
 @dataclass(frozen=True)
 class Request:
-    """What a request is about: which object, and which permission it needs."""
+    """The object that a request is about, and the permission that it needs."""
 
     bucket: str
     object: str
@@ -53,7 +53,7 @@ class Request:
 
     @classmethod
     def of(cls, scope: Scope) -> Request | None:
-        """Return what a request is about; None if it is about no bucket."""
+        """Return the object and permission of a request; None if it concerns no bucket."""
         path = scope["path"]
         match = JSON_PATH.match(path)
         if match is None and path.startswith(("/storage/", "/batch", "/upload/", "/download/")):
@@ -75,12 +75,12 @@ class Request:
 
 
 class StorageFaults:
-    """ASGI middleware that lets the faults of Cloud Storage happen.
+    """ASGI middleware that applies the faults of Cloud Storage.
 
     Args:
-        app: what answers the request otherwise.
+        app: answers requests that no fault refuses.
         faults: those of the root.
-        answer: makes the response for an error and the path that was asked for.
+        answer: makes the response for an error and the path of the request.
     """
 
     def __init__(self, app: ASGIApp, faults: Faults, answer: Answer) -> None:
@@ -113,7 +113,7 @@ class StorageFaults:
         return self._faults.take(is_meant)
 
     async def _error(self, request: Request, note: Note | None) -> StorageError | None:
-        """Return the error with which this request is to be answered; tell its job of it."""
+        """Return the error of a fault that hits this request, or None; note it for a job."""
         account = LOCAL_ACCOUNT if note is None else AGENT
         errors = {
             "bucket-denied": denied(request, account),
@@ -163,7 +163,7 @@ def too_many(request: Request) -> StorageError:
 
 
 def _slowed(receive: Receive, send: Send, rate: float | None) -> tuple[Receive, Send]:
-    """Return the two, so that each byte takes its time at so many megabytes in a second."""
+    """Return both functions slowed down to `rate` megabytes per second; None: not slowed."""
 
     async def wait(message: Message) -> None:
         if rate:
@@ -182,7 +182,7 @@ def _slowed(receive: Receive, send: Send, rate: float | None) -> tuple[Receive, 
 
 
 class Cut:
-    """A `send` that lets half of an answer through; the server then closes the connection."""
+    """A `send` that sends half of an answer; the server then closes the connection."""
 
     def __init__(self, send: Send) -> None:
         self._send, self._left = send, 0

@@ -1,4 +1,4 @@
-"""What local mode leaves to Cloud Storage: each feature by the name that its documentation has."""
+"""What local mode leaves to Cloud Storage: each feature by its name in the documentation."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ FEATURES = {  # parts of paths, fields of resources, parameters and headers
 }
 
 
-def refusal(word: str, asked: str) -> NotEmulated:
+def refusal(key: str, request: str) -> NotEmulated:
     """Return the error for something that local mode leaves to Cloud Storage.
 
     Args:
-        word: the part of a path, the field or the parameter by which it was asked for.
-        asked: the request, for somebody who knows the API.
+        key: the part of a path, the field or the parameter that asks for it.
+        request: the request, in words for somebody who knows the API.
     """
-    return NotEmulated(f"{FEATURES[word]} ({asked})" if word in FEATURES else asked)
+    return NotEmulated(f"{FEATURES[key]} ({request})" if key in FEATURES else request)

@@ -14,9 +14,9 @@ MAX_METADATA_BYTES = 1 << 20
 
 
 def boundary(content_type: str) -> bytes:
-    """Return what separates the parts.
+    """Return the boundary between the parts.
 
-    Clients write it bare, in double quotes, and (those built on apitools) in single quotes.
+    Clients write it without quotes, in double quotes, or (those built on apitools) in single ones.
 
     Raises:
         BadRequest: if there is none.
@@ -39,7 +39,7 @@ class RelatedBody:
         """Return the first part. The content can be read afterwards."""
         start = await self._find(self._separator)
         end_of_line = await self._find(b"\n", start)
-        # Some clients end lines as mail does, some as Unix does.
+        # Some clients end lines with \r\n, some with \n.
         self._newline = b"\r\n" if self._buffer[end_of_line - 1 : end_of_line] == b"\r" else b"\n"
         begin = await self._end_of_headers(start)
         end = await self._find(self._newline + self._separator, begin)
@@ -48,7 +48,7 @@ class RelatedBody:
         return metadata
 
     async def media_type(self) -> str:
-        """Return the content type that the second part names, or nothing."""
+        """Return the content type that the second part names, or ""."""
         end = await self._end_of_headers(0)
         headers = self._buffer[:end].decode("latin-1")
         self._buffer = self._buffer[end:]
@@ -62,14 +62,14 @@ class RelatedBody:
             BadRequest: if the body ends before it is complete.
         """
         end_mark = self._newline + self._separator
-        while (at := self._buffer.find(end_mark)) < 0:
+        while (end := self._buffer.find(end_mark)) < 0:
             ready = len(self._buffer) - len(end_mark) + 1
             if ready > 0:
                 yield self._buffer[:ready]
                 self._buffer = self._buffer[ready:]
             if not await self._more():
                 raise BadRequest("The request body ends before the last part is complete.")
-        yield self._buffer[:at]
+        yield self._buffer[:end]
         self._buffer = b""
         async for _ in self._stream:  # read to the end: the connection will carry more requests
             pass
@@ -79,12 +79,12 @@ class RelatedBody:
         return await self._find(blank, start) + len(blank)
 
     async def _find(self, what: bytes, start: int = 0) -> int:
-        while (at := self._buffer.find(what, start)) < 0:
+        while (position := self._buffer.find(what, start)) < 0:
             if len(self._buffer) > MAX_METADATA_BYTES:
                 raise TooLarge("The metadata of an upload must be smaller than 1 MiB.")
             if not await self._more():
                 raise BadRequest("The request body is not a complete multipart message.")
-        return at
+        return position
 
     async def _more(self) -> bool:
         data = await anext(self._stream, None)

@@ -55,7 +55,7 @@ async def get(request: Request) -> Response:
 
 
 async def soon(ask: Callable[..., T], *args: object) -> T:
-    """Answer in this thread if no file must be read: a change of threads would take longer."""
+    """Call a method in this thread if it need not read a file, which is faster, else in another."""
     try:
         return ask(*args, quick=True)
     except Slow:
@@ -92,7 +92,7 @@ async def delete(request: Request) -> Response:
 
 
 async def copy(request: Request) -> Response:
-    """Copy an object; with `rewriteTo` the answer says that all is done in one step."""
+    """Copy an object; for `rewriteTo`, the answer says that nothing is left to rewrite."""
     check_params(
         request, *CONDITIONS, *SOURCE_CONDITIONS, "sourceGeneration", "maxBytesRewrittenPerCall"
     )
@@ -130,7 +130,7 @@ def _copy(
     source_wanted: conditions.Conditions,
     wanted: conditions.Conditions,
 ) -> Resource:
-    file, document = objects.open(*source, source_wanted)  # without one, the target's name is fine
+    file, document = objects.open(*source, source_wanted)  # before the target's name is checked
     with file, Partial(objects.incoming) as partial:
         objects.check_writable(*target)
         for data in pieces(file):
@@ -296,7 +296,7 @@ async def _unpacked(file: BinaryIO) -> AsyncIterator[bytes]:
 
 
 def _wants_unpacked(request: Request, document: Resource) -> bool:
-    """Return whether gzip content must be unpacked for this client ("transcoding")."""
+    """Return whether gzip content must be decompressed for this client ("transcoding")."""
     return (
         document.get("contentEncoding") == "gzip"
         and "gzip" not in request.headers.get("accept-encoding", "")
@@ -331,14 +331,18 @@ def _headers(document: Resource) -> dict[str, str]:
 
 
 def _header_text(value: str) -> str:
-    """Return a value that a header may hold: metadata may have line breaks and any letters."""
+    """Return a value that is valid in a header: metadata may contain any characters."""
     if value.isascii() and value.isprintable():
         return value
     return quote(value)
 
 
 def _range(header: str | None, size: int) -> tuple[int, int]:
-    """Return the first byte that a `Range` header asks for, and the one after the last."""
+    """Return where the bytes of a `Range` header begin and end (exclusive); all without one.
+
+    Raises:
+        BadRange: if there are no such bytes.
+    """
     found = re.fullmatch(r"bytes=(\d*)-(\d*)", (header or "").replace(" ", ""))
     if not found or not any(found.groups()):
         return 0, size

@@ -20,14 +20,14 @@ from vertex_local.storage.partial import Partial
 from vertex_local.storage.uploads import Intent
 
 MAX_JSON_BYTES = 1 << 20
-# These change the form of an answer, who pays or how it is logged, not what is done.
+# These change the format of an answer, who pays, or what is logged, but not what is done.
 HARMLESS = frozenset(
     "alt fields prettyPrint projection quotaUser userProject userIp key uploadType upload_id "
     "uploadId name project access_token $alt $.xgafv "
     "predefinedAcl predefinedDefaultObjectAcl destinationPredefinedAcl".split()
 )
 SIGNED = re.compile(r"x-goog-.*|googleaccessid|signature|expires", re.I)  # parameters of both kinds
-HEADERS = {  # how they begin, and by which word `features` knows them
+HEADERS = {  # how a header begins, and its key in `features.FEATURES`
     "x-goog-copy-source-encryption": "encryption",
     "x-goog-encryption": "encryption",
     "x-goog-if": "ifGenerationMatch",
@@ -43,7 +43,7 @@ def objects_of(request: Request) -> Objects:
 
 
 def base(request: Request) -> str:
-    """Return the URL under which the client knows this server: with the secret, if it has that."""
+    """Return the base URL that the client uses for this server, with the secret if it has it."""
     return f"{request.scope['scheme']}://{request.headers['host']}{request.scope['root_path']}"
 
 
@@ -63,10 +63,14 @@ def _check_text(query: bytes) -> None:
 
 
 def check_params(request: Request, *known: str) -> None:
-    """Refuse parameters that this operation does not know, rather than ignore them.
+    """Refuse query parameters that this operation does not know, and headers as `check_headers`.
+
+    Args:
+        request: the request.
+        known: the parameters that the operation knows, beside HARMLESS ones.
 
     Raises:
-        NotEmulated: if there is one.
+        NotEmulated: if there is another one with a value.
     """
     for key, value in request.query_params.items():
         if key not in HARMLESS and key not in known and value.lower() not in ("", "false"):
@@ -94,7 +98,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def read_limited(request: Request, limit: int) -> bytes:
-    """Return a request's body if it is not too long."""
+    """Return a request's body; raise TooLarge if it has more than `limit` bytes."""
     body = b""
     async for data in request.stream():
         body += data
@@ -104,14 +108,14 @@ async def read_limited(request: Request, limit: int) -> bytes:
 
 
 def parse_json(text: bytes) -> dict[str, Any]:
-    """Return a JSON object; `{}` for no text at all."""
+    """Return a JSON object; `{}` for an empty text."""
     try:
         body = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError) as err:
         raise BadRequest(f"Parse Error: {err}") from err
     if not isinstance(body, dict):
         raise BadRequest("Parse Error: the body is not a JSON object.")
-    if b"\\ud" in text.lower():  # perhaps half of a character that takes two
+    if b"\\ud" in text.lower():  # perhaps half of a surrogate pair
         try:
             json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError as err:
@@ -122,8 +126,8 @@ def parse_json(text: bytes) -> dict[str, Any]:
 async def receive(stream: AsyncIterator[bytes], partial: Partial) -> bytes:
     """Write a stream to a file, except for its last piece, which is returned.
 
-    The caller writes that piece in the thread that completes the object: so a small object needs
-    one change of threads, and a large one little memory.
+    The caller writes that piece in the thread that completes the object. So a small object needs a
+    single change of threads, and a large one little memory.
     """
     held: list[bytes] = []
     size = 0
@@ -140,13 +144,15 @@ def intent(request: Request, bucket: str, body: dict[str, Any], fields: dict[str
     """Return what an upload will become: read its URL, its metadata and its headers.
 
     Args:
+        request: the first request of the upload.
+        bucket: the bucket's name.
         body: the metadata as sent.
-        fields: what of it is kept.
+        fields: the metadata to store.
     """
     name = request.query_params.get("name") or body.get("name")
     if not isinstance(name, str):
         raise BadRequest("Required")
-    if "\ufffd" in name:  # perhaps what stands for bytes that are no text
+    if "\ufffd" in name:  # it may stand for bytes that are not UTF-8
         _check_text(request.scope["query_string"])
     in_body = {
         key: body[field]
@@ -154,7 +160,7 @@ def intent(request: Request, bucket: str, body: dict[str, Any], fields: dict[str
         if isinstance(body.get(field), str)
     }
     params = {key: value for key, value in request.query_params.items() if key in CONDITIONS}
-    conditions.read(params)  # a wrong one is refused now
+    conditions.read(params)  # refuse a malformed one now
     return Intent(bucket, name, fields, params, combined(announced(request), in_body))
 
 

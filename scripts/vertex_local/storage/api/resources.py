@@ -1,4 +1,4 @@
-"""Buckets and objects as the API writes them: what clients may set, and what they get to see."""
+"""Buckets and objects as JSON: the fields that clients may set, and those that they get."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUCKET_OUTPUTS = frozenset(
     "timeCreated updated".split()
 )
 MAX_CUSTOM = 8192  # bytes of keys and values: https://cloud.google.com/storage/quotas#objects
-CHOICES = {  # by the documentation of the resource representations
+CHOICES = {  # source: the documentation of the resource representations
     "rpo": ("DEFAULT", "ASYNC_TURBO"),
     "publicAccessPrevention": ("inherited", "unspecified", "enforced"),
     "storageClass": (
@@ -37,9 +37,9 @@ CHOICES = {  # by the documentation of the resource representations
     ),
 }
 DEFAULTS = {"rpo": "DEFAULT", "storageClass": "STANDARD"}
-FIXED = frozenset({"iamConfiguration", "location"})  # null takes nothing away
+FIXED = frozenset({"iamConfiguration", "location"})  # null does not remove these
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-MAPPINGS = frozenset({"labels", "metadata"})  # from names to texts
+MAPPINGS = frozenset({"labels", "metadata"})  # of names to texts
 MERGED = MAPPINGS | {"iamConfiguration"}  # a patch changes single keys of these
 DERIVED = frozenset(  # not copied from the source of a copy
     "generation metageneration size md5Hash crc32c timeCreated updated componentCount".split()
@@ -56,7 +56,7 @@ def object_fields(body: Mapping[str, Any]) -> Resource:
 
 
 def new_object_fields(body: Mapping[str, Any]) -> Resource:
-    """Return the metadata that a request gives a new object, for which null means nothing."""
+    """Return the metadata that a request gives a new object, without fields that are null."""
     return patch(object_fields(body))({})
 
 
@@ -133,14 +133,14 @@ def _is_off(value: Any) -> bool:
 
 
 def _is_said(value: Any) -> bool:
-    """Return whether a value says in so many words that a feature is not used: Google keeps it."""
+    """Return whether a value says explicitly that a feature is not used: Google stores that."""
     if isinstance(value, dict):
         return any(_is_said(item) for item in value.values())
     return value in (False, "0")  # and 0
 
 
 def patch(fields: Mapping[str, Any]) -> Callable[[Resource], Resource]:
-    """Return the change that a PATCH asks for: null removes a field, or a key of a mapping."""
+    """Return the change of a PATCH: null removes a field, or a key of a mapping."""
 
     def change(document: Resource) -> Resource:
         changed = dict(document)
@@ -162,7 +162,7 @@ def patch(fields: Mapping[str, Any]) -> Callable[[Resource], Resource]:
 
 
 def replace(fields: Mapping[str, Any], writable: frozenset[str]) -> Callable[[Resource], Resource]:
-    """Return the change that a PUT asks for: it removes the fields that it does not name."""
+    """Return the change of a PUT: it removes the fields that it does not name."""
 
     def change(document: Resource) -> Resource:
         kept = {key: value for key, value in document.items() if key not in writable}
@@ -175,7 +175,7 @@ def replace(fields: Mapping[str, Any], writable: frozenset[str]) -> Callable[[Re
 
 
 def copied_fields(source: Resource) -> Resource:
-    """Return the metadata that a copy takes over from its source."""
+    """Return the metadata that a copy takes from its source."""
     return {key: value for key, value in source.items() if key not in DERIVED}
 
 
@@ -183,7 +183,10 @@ def object_json(base: str, bucket: str, name: str, document: Resource) -> Resour
     """Return an object as clients see it.
 
     Args:
-        base: the URL under which the client knows this server.
+        base: the base URL that the client uses for this server.
+        bucket: the bucket's name.
+        name: the object's name.
+        document: its metadata.
     """
     path = f"storage/v1/b/{bucket}/o/{quote(name, safe='')}"
     generation = document["generation"]

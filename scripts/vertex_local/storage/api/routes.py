@@ -1,4 +1,4 @@
-"""The whole of Cloud Storage's API on one screen: which method and path leads to which handler.
+"""The routes of Cloud Storage's API: which method and path leads to which handler.
 
 Paths are matched as they were sent: `a%2Fcompose` is an object, `a/compose` an operation on `a`.
 """
@@ -35,7 +35,7 @@ OBJECT = f"{API}/{{bucket}}/o/{{object}}"
 COPY = f"{API}/{{source_bucket}}/o/{{source}}/{{verb}}/b/{{bucket}}/o/{{object}}"
 MOVE = f"{API}/{{bucket}}/o/{{source}}/moveTo/o/{{object}}"
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-# A client that takes `a/b` for a bucket sends it as it is.
+# A client that is given `a/b` as the name of a bucket does not escape the slash.
 SLASH = re.compile(rf"(/(upload|download))?{API}/(?P<name>[^/]+(/[^/]+)+?)(/o(/.*)?)?")
 XML_OBJECT = "/{bucket}/{object:path}"
 ELSEWHERE = {"bigquery": "BigQuery", "v1": "Gemini models", "v1beta1": "Gemini models"}
@@ -88,7 +88,7 @@ def _routes() -> list[Route]:
 
 
 def application(objects: Objects, faults: Faults) -> Starlette:
-    """Return the web application for these buckets, and for what is to go wrong with them."""
+    """Return the web application for these buckets and their faults."""
     app = Starlette(
         routes=_routes(),
         middleware=[
@@ -127,12 +127,12 @@ async def xml_bucket(request: Request) -> Response:
 
 
 async def not_emulated(request: Request) -> Response:
-    words = request.scope["path"].split("/")
-    if words[2] == "elsewhere":  # see config.google_clients
-        raise NotEmulated(ELSEWHERE.get(words[3], "this service of Google's"))
-    for word in words[4:]:
-        if word in FEATURES and (words[-1] == word or word in words[5:7]):
-            raise refusal(word, f"{request.method} …/{word}")
+    parts = request.scope["path"].split("/")
+    if parts[2] == "elsewhere":  # see config.google_clients
+        raise NotEmulated(ELSEWHERE.get(parts[3], "this service of Google's"))
+    for each in parts[4:]:
+        if each in FEATURES and (parts[-1] == each or each in parts[5:7]):
+            raise refusal(each, f"{request.method} …/{each}")
     if slash := SLASH.fullmatch(request.scope["path"]):  # as on Cloud Storage: nothing is there
         raise NotFound(f"Invalid bucket name: '{unquote(slash['name'])}': it must not contain '/'.")
     raise NotEmulated(f"{request.method} {request.scope['path']}")
@@ -155,7 +155,7 @@ def _error(request: Request, error: Exception) -> Response:
 
 
 def _system_error(request: Request, error: Exception) -> Response:
-    """Answer a request for which the disk has no room, wherever that was noticed."""
+    """Answer a request that failed because the disk is full, or for an unforeseen reason."""
     if not no_room(error):
         return _crash(request, error)
     answer = DiskFull(f"this machine has no room for it ({error})")

@@ -16,7 +16,7 @@ from vertex_local.storage.errors import StorageError
 from vertex_local.storage.objects import Objects
 
 STOP_SECONDS = 5  # how long requests may go on when the server stops
-KEEP_ALIVE_SECONDS = 75  # longer than clients keep a connection that they may use again
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep an idle connection
 
 
 class Buckets:
@@ -25,7 +25,7 @@ class Buckets:
     Args:
         root: its `buckets` folder holds the data.
         listener: the socket to answer on.
-        configure: makes the settings of the server of an application; decides who may ask.
+        configure: returns uvicorn's settings for an application; may put a gate around it.
 
     Raises:
         LocalModeError: if the metadata of the buckets cannot be read.

@@ -1,4 +1,4 @@
-"""One short function per way to upload: in one request, in several, or in parts at once."""
+"""One short function per way to upload: in one request, in several, or in parallel parts."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ XML_FIELDS = {  # headers of the XML API that set metadata
 
 
 async def upload(request: Request) -> Response:
-    """Answer a request that begins an upload; most uploads are this one request."""
+    """Answer the first request of an upload, which for most uploads is the only one."""
     check_params(request, *CONDITIONS, "contentEncoding")
     kind = request.query_params.get("uploadType")
     if "upload_id" in request.query_params:  # some clients go on with POST
         return await proceed(request)
     if request.headers.get("content-encoding"):
-        raise NotEmulated("uploads that are compressed on their way (Content-Encoding)")
+        raise NotEmulated("uploads that are compressed in transit (Content-Encoding)")
     if kind == "resumable":
         return await _begin(request)
     if kind == "multipart":
@@ -103,7 +103,7 @@ def _fields(request: Request, metadata: dict[str, Any]) -> Resource:
 def _finish(
     objects: Objects, plan: Intent, partial: Partial, rest: bytes = b"", components: int = 0
 ) -> Resource:
-    """Make what was received the object, if its checksums are right."""
+    """Make what was received the object; raise BadChecksum if a checksum differs."""
     if rest:
         partial.write(rest)
     partial.digest.verify(plan.hashes.get("md5"), plan.hashes.get("crc32c"))
@@ -146,7 +146,7 @@ async def proceed(request: Request) -> Response:
             try:
                 await _more(request, session, first or 0)
                 _check_granule(session, first or 0, last, total)
-            except (DiskFull, TooSmallChunk) as err:  # what came is of no use, and takes room
+            except (DiskFull, TooSmallChunk) as err:  # discard what has arrived
                 session.error = err if isinstance(err, TooSmallChunk) else None
                 await run_in_threadpool(_sessions(request).end, session, None)
                 raise
@@ -182,7 +182,7 @@ async def _more(request: Request, session: Session, first: int) -> None:
             if len(held) >= PIECE_BYTES:
                 await run_in_threadpool(received.write, held)
                 held = b""
-    except ClientDisconnect:  # keep what came: the client will ask how much, and continue
+    except ClientDisconnect:  # the client will ask how much has arrived, and continue
         received.write(held)
         received.save()
         raise
