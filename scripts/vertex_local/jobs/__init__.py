@@ -1,5 +1,5 @@
-"""Jobs: what they may ask for, the folder and the processes of each, its log, its end.
+"""Jobs: what they may ask for, and the folder, the processes, the log and the end of each.
 
-May import `storage`, and of `training` the modules that know no processes: `states`, `wire` and
-`records`. Knows no HTTP.
+May import `storage`, `faults`, the modules at the top, and of `training` those that know no
+processes: `states`, `names`, `wire` and `records`. Knows no HTTP.
 """

@@ -26,7 +26,7 @@ PYTHON = '#!/bin/sh\nexec {python} "$@"\n'
 
 
 def obstacle(spec: ContainerSpec) -> str | None:
-    """Return why a container cannot be run without being one, or None if it can."""
+    """Return why a container's command cannot run without its container, or None if it can."""
     if not spec.command:
         return "container_spec without a command: the program in the image cannot run here"
     if not (PYTHONS.fullmatch(spec.command[0]) or SHELLS.fullmatch(spec.command[0])):
@@ -40,8 +40,8 @@ def argv_of(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:
     Args:
         spec: the replica's worker pool.
         python: the interpreter that stands for the image.
-        buckets: the folder that the replica finds at `/gcs`, or that stands for it in the argv of
-            its command where this machine allows no `/gcs`.
+        buckets: the folder that the replica finds at `/gcs`. If this machine allows no `/gcs`, it
+            replaces `/gcs` in the arguments.
     """
     if spec.container_spec:
         line = [*spec.container_spec.command, *spec.container_spec.args]
@@ -52,7 +52,7 @@ def argv_of(spec: WorkerPoolSpec, python: str, buckets: Path) -> list[str]:
         line = [python, "-m", package.python_module, *package.args]
     prefix = mount.prefix(buckets)
     if prefix is None:
-        return [MOUNT.sub(lambda _: str(buckets), word) for word in line]
+        return [MOUNT.sub(lambda _: str(buckets), argument) for argument in line]
     return [*prefix, *line]
 
 

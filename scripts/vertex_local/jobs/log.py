@@ -1,8 +1,8 @@
 """The logs of a job: the service's own lines, what the replicas print, and why the job failed.
 
-`service.log` in the job's folder holds the service's lines, with the time and the part of the job
-that says them; `job.log` holds what the primary replica prints, `workerpoolN-M.log` what another
-one prints. Beside each of these grows a file `….times`: how long the log was at which moment.
+`service.log` in the job's folder holds the lines of the service, each with its time and the part
+of the job that it comes from. `job.log` holds what the primary replica prints, `workerpoolN-M.log`
+what another replica prints; a file `….times` beside each records how long it was at which time.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Line:
     """One line of the service's log.
 
     Attributes:
-        moment: when it was said.
-        task: who said it: `service`, or the name of a replica.
-        text: what was said.
+        moment: when it was written.
+        task: where it comes from: `service`, or the name of a replica.
+        text: the line itself.
     """
 
     moment: datetime
@@ -74,13 +74,13 @@ class Line:
 
 
 class ServiceLog:
-    """What the service itself says about a job, beside what the script prints.
+    """The log of what the service itself says about a job.
 
-    The file stays open: a script may put something else in its place, or delete its folder.
+    The file stays open, because a script may replace it or delete its folder.
 
     Attributes:
         path: the file's name.
-        file: the file, for programs that the service runs.
+        file: the open file, for the output of programs that the service runs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -88,21 +88,21 @@ class ServiceLog:
         self.file = _open(self.path)
 
     def __call__(self, *texts: str, task: str = SERVICE) -> None:
-        """Write each of `texts` as a line, said by `task` now."""
+        """Write each of `texts` as a line of `task`, with the present time."""
         now = datetime.now(timezone.utc)
-        for number, text in enumerate(texts):  # no two at the same moment, to keep their order
+        for number, text in enumerate(texts):  # no two with the same time, to keep their order
             stamp = (now + timedelta(microseconds=number)).strftime(STAMP)
             self.file.write(f"{stamp} [{task}] {' '.join(text.splitlines())}\n".encode())
 
     def close(self) -> None:
-        """Close the file; nothing can be said afterwards."""
+        """Close the file; nothing can be written afterwards."""
         self.file.close()
 
 
 class ReplicaLogs:
     """The files that receive what the replicas of a job print, open as long as the job runs.
 
-    Replicas write into them directly, so a thread looks how they grow.
+    Replicas write into them directly, so a thread watches how they grow.
     """
 
     def __init__(self, folder: Path, replicas: Sequence[Replica]) -> None:
@@ -140,7 +140,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def text_of(path: Path) -> str:
-    """Return what a log says, without secrets; nothing if it is no file any more."""
+    """Return the text of a log without secrets; "" if it is no regular file."""
     text = _read(path)[0].decode(errors="replace")
     return hide(text.replace("\r\n", "\n").replace("\r", "\n"))
 
@@ -226,7 +226,7 @@ def failure_message(replica: Replica, status: int, log: Path, file: BinaryIO) ->
         replica: the one that failed.
         status: its exit status, as a shell would give it.
         log: the name of the file with what it printed.
-        file: that file.
+        file: the same file, open.
     """
     size = os.fstat(file.fileno()).st_size
     tail_bytes = os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES))

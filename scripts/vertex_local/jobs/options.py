@@ -76,7 +76,7 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
         spec: the specification of the job in it.
 
     Raises:
-        Unimplemented: if it asks for what local mode does not do; names everything of that kind.
+        Unimplemented: if it asks for what local mode does not do; names all such fields.
         InvalidArgument: if Vertex AI would refuse it, too.
     """
     beside = REFUSED_IN_PIPELINES if isinstance(resource, TrainingPipeline) else REFUSED_BESIDE_JOBS
@@ -95,7 +95,7 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
             "job_spec.worker_pool_specs[0] must have exactly one replica, the primary."
         )
     if len(pools) > MAX_POOLS:
-        raise InvalidArgument(f"job_spec has {len(pools)} worker_pool_specs; {MAX_POOLS} can be.")
+        raise InvalidArgument(f"job_spec has {len(pools)} worker_pool_specs, of {MAX_POOLS}.")
     for field, pool in _used_pools(spec):
         _check_pool(pool, field)
     if sum(pool.replica_count for _, pool in _used_pools(spec)) > MAX_REPLICAS:
@@ -112,7 +112,7 @@ def check(resource: TrainingPipeline | CustomJob, spec: CustomJobSpec) -> None:
 
 
 def without_effect(spec: CustomJobSpec) -> list[str]:
-    """Return the names of what a job asks for and local mode accepts, but cannot heed."""
+    """Return the names of the fields that a job sets and that have no effect in local mode."""
     return [
         *_asked(spec, WITHOUT_EFFECT_IN_JOBS),
         *_asked_in_pools(spec, WITHOUT_EFFECT_IN_POOLS),
@@ -120,7 +120,7 @@ def without_effect(spec: CustomJobSpec) -> list[str]:
 
 
 def _used_pools(spec: CustomJobSpec) -> Iterator[tuple[str, WorkerPoolSpec]]:
-    """Yield name and content of each worker pool; one without replicas holds no machines."""
+    """Yield field name and content of each worker pool that has replicas."""
     for number, pool in enumerate(spec.worker_pool_specs):
         if pool.replica_count:
             yield f"job_spec.worker_pool_specs[{number}]", pool
@@ -131,7 +131,7 @@ def _obstacle(pool: WorkerPoolSpec) -> str | None:
 
 
 def _asked(message: Any, names: Iterable[str]) -> list[str]:
-    """Return those of the (dotted) field names that have a value, and not the usual one."""
+    """Return those of the (dotted) field names that have another value than the usual one."""
     return [name for name in names if (value := _value(message, name)) and value != USUAL.get(name)]
 
 
@@ -170,9 +170,9 @@ def _check_pool(pool: WorkerPoolSpec, field: str) -> None:
                 f"{field}: {item.name!r} is not a name for an environment variable: letters, "
                 "digits and underscores are allowed, and no digit at the beginning."
             )
-    words = [*work.args, *(item.value for item in work.env)]
-    words += [*pool.container_spec.command, pool.python_package_spec.python_module]
-    if any("\0" in word for word in words):
+    texts = [*work.args, *(item.value for item in work.env)]
+    texts += [*pool.container_spec.command, pool.python_package_spec.python_module]
+    if any("\0" in text for text in texts):
         raise InvalidArgument(f"{field}: no argument or variable can hold a NUL character.")
     if sum(map(len, work.args)) > MAX_ARGS_CHARACTERS:
         raise InvalidArgument(f"{field}: at most {MAX_ARGS_CHARACTERS} characters of args.")

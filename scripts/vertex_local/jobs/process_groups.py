@@ -38,7 +38,10 @@ def end(processes: Sequence[Process]) -> tuple[int, int] | None:
 
 
 def wait(processes: Sequence[Process], deadline: float) -> None:
-    """Wait for an end until the deadline; with several processes, return early to look again."""
+    """Wait for the primary's end until the deadline.
+
+    With several processes, return after `LOOK_SECONDS`, so that the caller looks at all of them.
+    """
     left = deadline - time.monotonic()
     seconds = LOOK_SECONDS if len(processes) > 1 else None if left == float("inf") else max(0, left)
     with suppress(subprocess.TimeoutExpired):

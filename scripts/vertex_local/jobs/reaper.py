@@ -1,14 +1,14 @@
 """Ends what jobs leave behind: after a job, and after a server that died.
 
-A process leaves its job's process group by a double fork and a session of its own. On Linux it is
-found all the same. Whatever it does, it keeps the environment with which it was started, and that
-names the job. One that starts another program with an empty environment is found as well, as soon
-as no other job runs: the server asks the system to become the parent of processes whose own parent
-ends. macOS has neither; there, such a process outlives its job.
+A process can leave its job's process group by a double fork and a session of its own. On Linux it
+is found nevertheless: /proc shows the environment with which it was started, and that names the
+job. A program that was started with an empty environment is found as soon as no other job runs: the
+server has asked the system to become the parent of processes whose own parent ends. macOS has
+neither; there, such a process outlives its job.
 
-A server that is stopped ends its jobs itself. One that is killed cannot; but the pipe to a small
-process then closes, and that is the signal to kill the process groups that are still on its list.
-As a program, this file is that process; it needs the standard library only.
+A server that is stopped ends its jobs itself. One that is killed cannot. But then its pipe to a
+small helper process closes, and the helper kills the process groups that are still on its list.
+As a program, this file is that helper; it uses the standard library only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _adopts = False  # whether this process has asked for orphans
 
 
 class Reaper:
-    """The server's side: names the process groups that must not outlive the server."""
+    """The server's side: tells the helper which process groups must not outlive the server."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -41,12 +41,12 @@ class Reaper:
 
     @property
     def pid(self) -> int:
-        """The process id of the other end."""
+        """The process id of the helper."""
         return self._process.pid
 
     @contextmanager
     def watching(self, group: int, job_id: str) -> Iterator[None]:
-        """Reap a process group of a job, and what left it, as long as the context lasts."""
+        """Keep a process group on the helper's list: it is killed if the server dies meanwhile."""
         self._tell(f"+{group} {job_id}")
         try:
             yield
@@ -54,7 +54,7 @@ class Reaper:
             self._tell(f"-{group} {job_id}")
 
     def close(self) -> None:
-        """End the reaper process; it kills the groups that are still named."""
+        """End the helper; it kills the groups that are still on its list."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -75,9 +75,9 @@ def end_strays(job_id: str, own: Collection[int] | None = None) -> None:
     """Kill the processes that left a job's process groups.
 
     Args:
-        job_id: the job; nothing of it may be started meanwhile.
-        own: if no process of another job runs, nor is started meanwhile: the children of this
-            process, in sessions of their own, that are to stay. Others are taken for the job's.
+        job_id: the job; none of its processes may be started meanwhile.
+        own: None if another job runs or may start. Else the children of this process that have a
+            session of their own and must stay; all other such children are taken for the job's.
     """
     mark = f"CLOUD_ML_JOB_ID={job_id}".encode()
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -85,15 +85,20 @@ def end_strays(job_id: str, own: Collection[int] | None = None) -> None:
         for pid in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):  # another one's child; that one is killed as well
+            with suppress(
+                ChildProcessError
+            ):  # its parent is another process, which is killed as well
                 os.waitpid(pid, os.WNOHANG)
         if time.monotonic() > deadline:
-            return  # it waits for a disk, for example, and ends when that answers
+            return  # a process may wait for a disk, for example, and ends when that answers
         time.sleep(LOOK_SECONDS)
 
 
 def _processes(mark: bytes) -> Iterator[tuple[int, bool]]:
-    """Yield the processes that carry a mark, and the children of this one; and which they are."""
+    """Yield each process with the mark in its environment, and each child of this process.
+
+    Of each, its id and whether it has the mark.
+    """
     for name in os.listdir("/proc") if IS_LINUX else []:
         if name.isdigit():
             with suppress(OSError):  # it has ended, or is another user's
@@ -110,12 +115,12 @@ def _adopted(pid: int, own: Collection[int] | None) -> bool:
     if not _adopts or own is None or pid in own:
         return False
     with suppress(ProcessLookupError):
-        return os.getsid(pid) != os.getsid(0)  # in which its own helpers are
+        return os.getsid(pid) != os.getsid(0)  # its other helpers share its session
     return False
 
 
 def main() -> None:
-    """Keep the list that stdin dictates; when stdin ends, kill what is on it."""
+    """Read the list of process groups from stdin; when stdin ends, kill those still on it."""
     watched: set[str] = set()
     for line in sys.stdin:
         if line.startswith("+"):

@@ -37,8 +37,8 @@ PASSED_ON = (
     *PROXIES,
     *map(str.lower, PROXIES),
 )
-METRIC_FILE = "CLOUD_ML_HP_METRIC_FILE"  # where the package `hypertune` reports metrics
-TRIAL_ID = "CLOUD_ML_TRIAL_ID"  # set in the trials of a search alone
+METRIC_FILE = "CLOUD_ML_HP_METRIC_FILE"  # the file to which the package `hypertune` writes metrics
+TRIAL_ID = "CLOUD_ML_TRIAL_ID"  # only set in the trials of a search
 TF_NAMES = ("chief", "worker", "ps", "evaluator")  # what TF_CONFIG calls the worker pools
 
 
@@ -106,7 +106,7 @@ def environment(
         replica: the replica that starts.
         replicas: all replicas of the job, the primary first.
         root: local mode's folder.
-        storage_url: where Cloud Storage is emulated.
+        storage_url: base URL of Cloud Storage, with this job's secret.
         programs: folders with the job's own programs, `python` and `pip` among them.
         modules: folders in which the job's Python finds modules.
     """
@@ -133,12 +133,12 @@ def environment(
         variables["TF_CONFIG"] = json.dumps(_tf_config(replica, replicas))
     variables |= _output_variables(job.job_spec)
     work = replica.spec.container_spec or replica.spec.python_package_spec
-    asked = replica.spec.machine_spec.accelerator_count
-    if not (asked and images.can_use_gpu(images.image_of(replica.spec))):
+    accelerators = replica.spec.machine_spec.accelerator_count
+    if not (accelerators and images.can_use_gpu(images.image_of(replica.spec))):
         variables["CUDA_VISIBLE_DEVICES"] = ""  # a job sees a GPU only if it asked for one
     for item in work.env:
         variables[item.name] = expand(item.value, variables)
-    # Whatever the job's owner sets: in an image, these two are not found through variables.
+    # Added to what the job sets: in an image, Python and the package are found without variables.
     variables["PATH"] = os.pathsep.join([*map(str, programs), variables["PATH"]])
     found = [variables.get("PYTHONPATH", ""), *map(str, modules)]
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, found))
@@ -172,7 +172,7 @@ def expand(value: str, variables: Mapping[str, str]) -> str:
 
 
 def metric_file(root: Root, job: CustomJob, replica: str) -> Path:
-    """Return the file into which a replica reports metrics: by default, all would share one."""
+    """Return the file into which a replica reports metrics; each replica has its own."""
     return root.jobs / ResourceName.of(job).id / f"{replica}.metrics"
 
 

@@ -15,7 +15,7 @@ CRASHES = frozenset({6, 11, 128 + signal.SIGABRT, 128 + signal.SIGSEGV})  # exit
 CRASH, STOCKOUT = "crash", "stockout"
 CRASH_RETRIES = 3
 STOCKOUT_RETRIES = 3
-SPOT_RETRIES = 6  # a machine that is taken away counts as a stockout
+SPOT_RETRIES = 6  # a preempted machine counts as a stockout
 
 
 class Retries:

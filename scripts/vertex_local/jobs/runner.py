@@ -1,7 +1,7 @@
 """Runs custom jobs: each replica is a process group with a log file; the records hold the states.
 
-Knows processes and files, not HTTP. A job is a record before it is a process, and whatever happens
-it ends in SUCCEEDED, FAILED or CANCELLED.
+Knows processes and files, not HTTP. A job is a record before it is a process, and it always ends in
+SUCCEEDED, FAILED or CANCELLED.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Active:
 
 @dataclass(frozen=True)
 class _End:
-    """How an attempt failed: which replica with which status, and the fault that did it, if any."""
+    """How an attempt failed: the replica, its status and log, and the injected fault, if any."""
 
     replica: Replica
     status: int
@@ -84,8 +84,8 @@ class Runner:
         root: where each job gets its folder.
         records: the stored jobs.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
-        lend: gives a job, as long as it runs, the address of Cloud Storage for its clients; calls
-            what it is given when a fault hits one of them.
+        lend: yields a URL of Cloud Storage that is valid as long as a job runs. It calls its
+            argument when a fault hits a request there.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Runner:
         waits = job_faults.wait_before_start(self.faults, job)
         slot = not waits and self._slots.acquire(blocking=False)
         if slot:
-            with suppress(sqlite3.OperationalError):  # a full disk: tried again, and then said
+            with suppress(sqlite3.OperationalError):  # a full disk: `_watch` tries again, or fails
                 self._records.move(job.name, states.RUNNING)
         thread = threading.Thread(
             target=copy_context().run,
@@ -188,8 +188,8 @@ class Runner:
 
     def _enter_running(self, job: CustomJob) -> None:
         """Move a job that has a slot to RUNNING, if that was not possible before."""
-        kept = self._records.get(job.name)
-        if kept is not None and kept.state == states.PENDING:
+        stored = self._records.get(job.name)
+        if stored is not None and stored.state == states.PENDING:
             self._records.move(job.name, states.RUNNING)
 
     def _wait_for_slot(self, job: CustomJob) -> bool:
@@ -237,7 +237,7 @@ class Runner:
         return fault
 
     def _noting(self, job: CustomJob, service_log: ServiceLog) -> Callable[[Fault], None]:
-        """Return what notes the faults of Cloud Storage that a job meets, each once."""
+        """Return a function that notes each fault of Cloud Storage that hits a job, once."""
         seen: set[int] = set()
 
         def note(fault: Fault) -> None:
@@ -293,31 +293,38 @@ class Runner:
         service_log(*log.COMPLETED)
 
     def _start_again(
-        self, job: CustomJob, end: _End, workspace: Workspace, tries: Retries, say: ServiceLog
+        self,
+        job: CustomJob,
+        end: _End,
+        workspace: Workspace,
+        tries: Retries,
+        service_log: ServiceLog,
     ) -> None:
         """Prepare another attempt of a job; raise JobFailure if Vertex AI would make none."""
         run_log, kind = log.log_path(workspace.folder, end.replica), ""
         if end.fault is not None:
             kind = end.fault.kind
-            self._note(end.fault, job, say)
+            self._note(end.fault, job, service_log)
         if kind == "preemption":
             reason = job_faults.stockout_message(job)
-            say(reason)
+            service_log(reason)
             if not tries.again(retries.STOCKOUT):
                 raise JobFailure(reason, code_pb2.RESOURCE_EXHAUSTED)
             # The machine is gone, with its disk.
             shutil.rmtree(workspace.folder / "work", ignore_errors=True)
-            if not self._provision(job, tries, say):
+            if not self._provision(job, tries, service_log):
                 raise JobFailure("The job was cancelled.")
-            say(f"The job starts again from its beginning: attempt {tries.attempt}.")
+            service_log(f"The job starts again from its beginning: attempt {tries.attempt}.")
             return
         if kind == "out-of-memory":
             reason = job_faults.memory_message(end.replica.name)
             raise JobFailure(f"{reason} {log.where(run_log)}")
         if end.status not in retries.CRASHES or not tries.again(retries.CRASH):
             raise JobFailure(log.failure_message(end.replica, end.status, run_log, end.output))
-        say(f"The replica {end.replica.name} exited with a non-zero status of {end.status}.")
-        say(f"The program crashed; attempt {tries.attempt}.")
+        service_log(
+            f"The replica {end.replica.name} exited with a non-zero status of {end.status}.",
+            f"The program crashed; attempt {tries.attempt}.",
+        )
 
     def _attempt(
         self, job: CustomJob, workspace: Workspace, logs: ReplicaLogs, deadline: float
@@ -430,7 +437,7 @@ class Runner:
 
 @contextmanager
 def saying_why(service_log: ServiceLog) -> Iterator[None]:
-    """Let the service's log have the reason of a failure, but for what a replica's log repeats."""
+    """Write the reason of a failure to the service log, without its lines of a replica's log."""
     try:
         yield
     except (JobFailure, BadPackage, LocalModeError) as err:
@@ -452,7 +459,7 @@ def recover(records: Records) -> None:
 
 
 def _launch_lines(replica: Replica) -> list[str]:
-    """Return what a replica says about its own start, as on Vertex AI where that is true here."""
+    """Return the lines about a replica's start: those of Vertex AI that are true here, too."""
     if container := replica.spec.container_spec:
         return [f"Running command: {shlex.join([*container.command, *container.args])}"]
     package = replica.spec.python_package_spec

@@ -1,7 +1,7 @@
-"""Which kernel started a job: below the cells of that notebook, the job's warnings appear.
+"""Which kernel started a job, so that its notebook can show the job's warnings.
 
-A kernel asks the training API at addresses that begin with `/kernels/ID`. That is a name and no
-proof: who may ask is decided before, as for everybody else.
+A kernel uses URLs of the training API that begin with `/kernels/NAME`. The name proves nothing:
+access is checked before, as for every request.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import secrets
 from contextvars import ContextVar
 from pathlib import Path
 
-VARIABLE = "VERTEX_LOCAL_KERNEL"  # what a kernel is to be called
+VARIABLE = "VERTEX_LOCAL_KERNEL"  # gives a kernel its name
 FILE = "kernel"  # in a job's folder; there is none if no kernel started the job
 KERNEL = re.compile(r"[0-9a-f]{16}")
 PREFIX = re.compile(rf"/kernels/(?P<kernel>{KERNEL.pattern})(?=/)")
 
-# The kernel that asks for what is being done now; "" if it is none.
+# The kernel that sent the request that is handled now; "" for none.
 current: ContextVar[str] = ContextVar("kernel", default="")
 
 
 def new_kernel() -> str:
-    """Return a name for a kernel."""
+    """Return a new name for a kernel."""
     return secrets.token_hex(8)
 
 
@@ -32,12 +32,12 @@ def this_kernel() -> str:
 
 
 def address(api_url: str, kernel: str) -> str:
-    """Return the address of the training API for a kernel; the usual one for any other name."""
+    """Return the URL of the training API for a kernel; for any other name, `api_url` itself."""
     return f"{api_url}/kernels/{kernel}" if KERNEL.fullmatch(kernel) else api_url
 
 
 def note(folder: Path) -> None:
-    """Write down in a new job's folder which kernel started it."""
+    """Note in a new job's folder which kernel started it."""
     if kernel := current.get():
         (folder / FILE).write_text(kernel)
 

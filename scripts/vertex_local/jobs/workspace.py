@@ -39,8 +39,8 @@ class Workspace:
     Attributes:
         folder: holds everything below; only this job uses it.
         python: the interpreter that stands for the job's image.
-        modules: where the modules of each of the job's packages are, by its `gs://` name; a
-            package that was installed is in `site`.
+        modules: the folder with the modules of each package, by the package's `gs://` URI; for an
+            installed package it is `site`.
     """
 
     folder: Path
@@ -49,12 +49,12 @@ class Workspace:
 
     @property
     def site(self) -> Path:
-        """What was installed for this job alone."""
+        """The folder of packages that were installed for this job alone."""
         return self.folder / "site"
 
     @property
     def programs(self) -> Path:
-        """Small programs such as `python` and `pip`, for the front of the job's PATH."""
+        """The folder of small programs, such as `python` and `pip`."""
         return self.folder / "bin"
 
     def module_path(self, pool: WorkerPoolSpec) -> list[Path]:
@@ -64,7 +64,7 @@ class Workspace:
 
     @property
     def path(self) -> list[Path]:
-        """Where the job's own programs are: its `python` and `pip`, and what it installed."""
+        """The folders of the job's own programs, for the front of its PATH."""
         return [self.programs, self.site / "bin"]
 
 
@@ -79,11 +79,11 @@ def prepare(
     """Fill a job's folder: fetch and unpack its packages, install what they require.
 
     Args:
-        root: the folder of the job is in it, and exists already.
+        root: contains the folder of the job, which must exist.
         job: the job.
         fetch: returns the bytes of a `gs://` object; raises FileNotFoundError with a sentence.
-        service_log: says what the service does for the job.
-        call: runs a command whose output goes to a file; returns its exit status.
+        service_log: gets a line on what is installed, and pip's output.
+        call: runs a command with its output into a file; returns the exit status.
 
     Raises:
         JobFailure: if a package is not there, or a requirement cannot be installed.
@@ -113,7 +113,7 @@ def prepare(
 
 
 def _project(uri: str, data: bytes, folder: Path) -> Path:
-    """Return what pip can install: the folder of a source distribution, or a wheel."""
+    """Write a package to `folder`; return what pip can install: a project folder, or a wheel."""
     if not uri.endswith(".whl"):
         return package.unpack(data, folder)
     package.check_wheel(data)
@@ -139,7 +139,7 @@ def _fetched(uri: str, fetch: Callable[[str], bytes]) -> bytes:
 def _install(
     workspace: Workspace, wanted: list[str], names: str, service_log: ServiceLog, call: Call
 ) -> None:
-    """Install packages for one job; pip's own words go to the service's log."""
+    """Install packages for one job; pip's output goes to the service log."""
     service_log(f"Installing {names} for this job.")
     pip = workspace.programs / "pip"
     if call([str(pip), "install", *wanted], service_log.file) != 0:

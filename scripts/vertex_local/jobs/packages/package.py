@@ -1,7 +1,7 @@
-"""Training packages: unpacks source distributions, and knows those that the SDK itself made.
+"""Training packages: unpacks source distributions, and recognises those that the SDK made.
 
-What the SDK packs needs no installation: its modules are found where they were unpacked. Every
-other package is installed by pip, because only its own `setup.py` knows what that means.
+A package of the SDK needs no installation: its modules are found where they were unpacked. pip
+installs every other package, because only its own `setup.py` knows how.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-MAX_BYTES = 500_000_000  # of everything in a package
-MAX_FILES = 20_000  # and folders; a hundred thousand take a minute
-PIECE = 1 << 20  # how much is unpacked at once
-# What the SDK writes; source: `_SETUP_PY_TEMPLATE` in google.cloud.aiplatform.utils.source_utils.
+MAX_BYTES = 500_000_000  # of all files in a package
+MAX_FILES = 20_000  # files and folders; a hundred thousand take a minute
+PIECE = 1 << 20  # bytes that are unpacked at once
+# The SDK's setup.py; source: `_SETUP_PY_TEMPLATE` in google.cloud.aiplatform.utils.source_utils.
 SDK_SETUP = re.compile(
     r"from setuptools import find_packages\nfrom setuptools import setup\n\nsetup\(\n"
     r"    name='aiplatform_custom_trainer_script',\n    version='[\d.]+',\n"
@@ -37,11 +37,11 @@ class BadPackage(Exception):
 def unpack(data: bytes, folder: Path) -> Path:
     """Unpack a source distribution and return the folder of its project.
 
-    Everything is checked first, so that a bad package writes nothing.
+    All files are checked first, so that nothing is written of a bad package.
 
     Args:
         data: the bytes of a `.tar.gz` made by `setup.py sdist`.
-        folder: where to unpack; created, and never left by any file.
+        folder: where to unpack; it must not exist. No file is written outside of it.
 
     Raises:
         BadPackage: if `data` is no such archive, is larger than `MAX_BYTES` when unpacked, holds
@@ -103,7 +103,7 @@ def _too_large() -> BadPackage:
 
 
 def check_wheel(data: bytes) -> None:
-    """Make sure that pip can unpack a wheel in a while.
+    """Check that a wheel has few enough files for pip to unpack it in reasonable time.
 
     Raises:
         BadPackage: if it is no zip file, or holds more than `MAX_FILES` files.
@@ -125,7 +125,7 @@ def _check_number(number: int) -> None:
 
 def _check(member: tarfile.TarInfo, number: int) -> None:
     _check_number(number)
-    if member.size > MAX_BYTES:  # the header says so, whatever follows
+    if member.size > MAX_BYTES:  # by its header; `_Limited` counts what really follows
         raise _too_large()
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
@@ -154,7 +154,7 @@ def is_from_sdk(project: Path) -> bool:
 
 
 def requirements(project: Path) -> list[str]:
-    """Return what a package that the SDK made requires, each with its marker.
+    """Return the requirements of a package that the SDK made, each with its marker.
 
     Raises:
         BadPackage: if its list cannot be read.
@@ -178,7 +178,7 @@ def requirements(project: Path) -> list[str]:
 
 
 def is_installed(text: str) -> bool:
-    """Return whether this environment fulfils a requirement, with the extras that it names."""
+    """Return whether this environment fulfils a requirement, including its extras."""
     try:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate():

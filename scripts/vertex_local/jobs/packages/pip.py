@@ -1,9 +1,9 @@
 """`pip` as a job finds it: installs for this job alone, and only what is not there yet.
 
-As a program, `pip.py SITE WORDS …` does what `pip WORDS …` would, but an installation goes into the
-folder SITE. The real pip in a training container adds to what the image has. `pip install --target`
-would instead bring every dependency again (and the whole of torch with one of them), so pip is
-first asked what is missing. Runs on whatever Python stands for the job's image.
+As a program, `pip.py SITE ARGUMENTS …` does what `pip ARGUMENTS …` would, but installs into the
+folder SITE. In a training container, pip adds to the packages of the image. `pip install --target`
+would install every dependency again (and the whole of torch with one of them), so pip is first
+asked which are missing. Runs in the Python that stands for the job's image.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ PIP = [sys.executable, "-m", "pip"]
 
 def main() -> int:
     """Run pip's command; return its exit status."""
-    site, *words = sys.argv[1:]
+    site, *arguments = sys.argv[1:]
     variables = pip_settings.environment(sys.executable, os.environ)
-    paths = [site, variables.get("PYTHONPATH", "")]  # what the job has installed is there, too
+    paths = [site, variables.get("PYTHONPATH", "")]  # also find what this job has installed
     variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    words = [word for word in words if word != "--user"]  # a virtual environment refuses it
-    if words == ["install", "--upgrade", "pip"]:
-        return 0  # it would change nothing that a job needs
-    if words[:1] != ["install"]:
-        return subprocess.call([*PIP, *words], env=variables)
-    return _install(site, words[1:], variables)
+    arguments = [each for each in arguments if each != "--user"]  # refused in a virtual environment
+    if arguments == ["install", "--upgrade", "pip"]:
+        return 0  # no job needs that
+    if arguments[:1] != ["install"]:
+        return subprocess.call([*PIP, *arguments], env=variables)
+    return _install(site, arguments[1:], variables)
 
 
-def _install(site: str, words: Sequence[str], variables: Mapping[str, str]) -> int:
+def _install(site: str, arguments: Sequence[str], variables: Mapping[str, str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        asked = ["install", *words, "--dry-run", f"--report={report}"]
-        # What builds packages is mostly here already; if not, pip fetches it for the time.
+        dry_run = ["install", *arguments, "--dry-run", f"--report={report}"]
+        # First build packages with the tools installed here; else pip fetches what they ask for.
         for isolation in (["--no-build-isolation"], []):
             tried = subprocess.run(
-                [*PIP, *asked, *isolation],
+                [*PIP, *dry_run, *isolation],
                 env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -63,7 +63,7 @@ def _install(site: str, words: Sequence[str], variables: Mapping[str, str]) -> i
 
 
 def _exact(item: Mapping[str, Any]) -> str:
-    """Return how to ask pip for exactly this item of its report."""
+    """Return the requirement for exactly this item of pip's report."""
     if item.get("is_direct"):
         url: str = item["download_info"]["url"]
         return url

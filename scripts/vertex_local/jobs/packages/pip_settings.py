@@ -1,11 +1,11 @@
-"""What of the user's settings of pip counts when packages are installed: only how to reach them.
+"""Keeps of the user's pip settings only those by which pip reaches packages.
 
 pip reads every option from its settings files and from variables `PIP_OPTION`. A `user = true` or
-a `PIP_TARGET` there would send packages to a place where nobody looks for them. The way to the
-packages (an index, a proxy, certificates) must stay.
+a `PIP_TARGET` there would install packages where they are not found. The way to the packages (an
+index, a proxy, certificates) must stay.
 
-As a program, `pip_settings.py WORDS …` is `pip WORDS …` with those settings only. It needs the
-standard library only: `workshop.py` runs it before anything is installed.
+As a program, `pip_settings.py ARGUMENTS …` is `pip ARGUMENTS …` with those settings only. It uses
+the standard library only: `workshop.py` runs it before anything is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ABOUT_THE_NETWORK = frozenset(
 
 
 def environment(python: str, variables: Mapping[str, str]) -> dict[str, str]:
-    """Return variables with which this Python's pip heeds no other setting than how to download.
+    """Return variables with which this Python's pip uses only the settings in ABOUT_THE_NETWORK.
 
     Args:
         python: an interpreter that has pip.
@@ -47,7 +47,7 @@ def environment(python: str, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _kept(listing: str) -> dict[str, str]:
-    """Return what counts of `pip config list`, whose lines are `section.option='value'`."""
+    """Return as variables the lines `section.option='value'` of `pip config list` that count."""
     found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}  # the last wins
     for line in listing.splitlines():
         key, _, value = line.partition("=")
