@@ -1,4 +1,4 @@
-"""A limit for what the jobs of a root would cost on Vertex AI. It is local mode's own idea.
+"""A limit for what the jobs of a root would cost on Vertex AI, which has no such limit.
 
 An instructor sets it; a job whose estimate would exceed what is left is refused before it starts.
 """
@@ -24,12 +24,12 @@ MINUTES = 10.0  # how long a job is assumed to run if it has no timeout
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent.
+    """What the jobs of a root may cost.
 
     Attributes:
         usd: the limit, in US dollars.
         minutes: how long a job without a timeout is assumed to run.
-        deleted_usd: what jobs cost whose records were deleted since.
+        deleted_usd: the cost of jobs whose records were deleted, in US dollars.
     """
 
     usd: float
@@ -64,30 +64,30 @@ class Budget:
         return value
 
     def write(self, root: Root) -> None:
-        """Keep it, in one step."""
+        """Write the budget into the root, in one step."""
         root.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = root.budget.with_name(f"{root.budget.name}.partial")
         partial.write_text(json.dumps(asdict(self)))
         os.replace(partial, root.budget)
 
     def spent(self, jobs: Iterable[CustomJob]) -> float:
-        """Return what jobs have cost; active ones count with their estimate, if that is more."""
+        """Return the US dollars that jobs have cost; active ones count as in `cost`."""
         return self.deleted_usd + sum(map(self.cost, jobs))
 
     def cost(self, job: CustomJob) -> float:
-        """Return what a job has cost, or for an active one what it is expected to cost."""
+        """Return what a job has cost, in US dollars; for an active one what it may cost in all."""
         if states.is_final(job.state):
             return _final_cost(CustomJob.serialize(job))
         return max(_estimate(job).usd or 0.0, self.expected(job) or 0.0)
 
     def expected(self, job: CustomJob) -> float | None:
-        """Return what a whole job is expected to cost; None if a price is not known."""
+        """Return what a whole job may cost, in US dollars; None if a price is not known."""
         per_hour = _estimate(job).usd_per_hour
         minutes = self.expected_minutes(job) + costs.PROVISIONING_MINUTES
         return None if per_hour is None else per_hour * minutes / 60
 
     def expected_minutes(self, job: CustomJob) -> float:
-        """Return how long a job may run: its timeout, if it has one."""
+        """Return how many minutes a job may run: its timeout, else `minutes`."""
         timeout = job.job_spec.scheduling.timeout
         return float(timeout.total_seconds()) / 60 if timeout else self.minutes
 
@@ -95,12 +95,12 @@ class Budget:
         """Refuse a job for which too little is left.
 
         Args:
-            job: what somebody wants to start.
+            job: the job that is to start.
             jobs: all jobs of the root so far.
-            times: how often: the trials of a search are as many jobs.
+            times: how many such jobs: the number of trials, for a search.
 
         Raises:
-            FailedPrecondition: with the sum and the reason, and that it is local mode's.
+            FailedPrecondition: if it may cost more than what is left, or its price is not known.
         """
         expected = self.expected(job)
         if expected is None:
@@ -127,13 +127,13 @@ class Budget:
 
 @functools.lru_cache(maxsize=5000)
 def _final_cost(message: bytes) -> float:
-    """Return what a job has cost that has ended: looking up prices takes a millisecond."""
+    """Return the cost of a job that has ended; cached, as its prices take a millisecond."""
     job = CustomJob.deserialize(message)
     return (_estimate(job).usd or 0.0) if job.start_time else 0.0
 
 
 def _estimate(job: CustomJob) -> costs.Estimate:
-    """Estimate a job's cost; with prices on demand, which are higher, if others are not known."""
+    """Estimate a job's cost; if its Spot price is not known, with the higher price on demand."""
     estimate = costs.of_job(job)
     if estimate.problem:
         on_demand = CustomJob.deserialize(CustomJob.serialize(job))
@@ -142,8 +142,8 @@ def _estimate(job: CustomJob) -> costs.Estimate:
     return estimate
 
 
-def forget(root: Root, job: CustomJob) -> None:
-    """Remember what a job cost whose record is about to be deleted."""
+def keep_cost(root: Root, job: CustomJob) -> None:
+    """Add the cost of a job to `deleted_usd`, because its record is about to be deleted."""
     if budget := Budget.read(root):
         deleted = budget.deleted_usd + budget.cost(job)
         replace(budget, deleted_usd=deleted).write(root)

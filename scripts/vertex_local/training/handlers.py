@@ -43,14 +43,23 @@ DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
 
 @dataclass(frozen=True)
 class Service:
-    """What the handlers work on."""
+    """What the handlers need.
+
+    Attributes:
+        records: the stored jobs.
+        runner: runs custom jobs.
+        tuner: runs hyperparameter tuning jobs.
+        registry: models and TensorBoard instances.
+        creating: hold it from the check of the budget until the job is stored.
+        answered: when each resource was last asked for, in seconds of `time.monotonic`.
+    """
 
     records: Records
     runner: Runner
     tuner: Tuner
     registry: Registry
     creating: threading.Lock = field(default_factory=threading.Lock)
-    answered: dict[str, float] = field(default_factory=dict)  # when each was last asked for
+    answered: dict[str, float] = field(default_factory=dict)
 
 
 def create_training_pipeline(service: Service, parent: str, body: bytes) -> TrainingPipeline:
@@ -74,7 +83,7 @@ def create_training_pipeline(service: Service, parent: str, body: bytes) -> Trai
     )
     pipeline.name = str(location.new("trainingPipelines"))
     job_faults.refuse(service.runner.faults, job, in_pipeline=True)
-    _keep(service, job, pipeline)
+    _store(service, job, pipeline)
     service.runner.start(job)
     return pipeline
 
@@ -86,7 +95,7 @@ def create_custom_job(service: Service, parent: str, body: bytes) -> CustomJob:
     options.check(job, job.job_spec)
     job.name = str(location.new("customJobs"))
     job_faults.refuse(service.runner.faults, job, in_pipeline=False)
-    _keep(service, job)
+    _store(service, job)
     service.runner.start(job)
     return job
 
@@ -105,13 +114,13 @@ def create_hyperparameter_tuning_job(
         if limit := budget.Budget.read(service.runner.root):
             limit.check(first, service.records.jobs(), times=search.max_trial_count)
         service.records.add(search)
-    created = HyperparameterTuningJob(search)  # the tuner goes on with `search`
+    created = HyperparameterTuningJob(search)  # the tuner changes `search`
     service.tuner.start(search)
     return created
 
 
-def _keep(service: Service, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
-    """Keep a new job, unless the root has a budget and too little of it is left."""
+def _store(service: Service, job: CustomJob, pipeline: TrainingPipeline | None = None) -> None:
+    """Store a new job; raise FailedPrecondition if the root has a budget that is too small."""
     with service.creating:  # two jobs at the same time must not both spend what is left
         if limit := budget.Budget.read(service.runner.root):
             limit.check(job, service.records.jobs())
@@ -135,14 +144,17 @@ def list_resources(
 ) -> tuple[list[Resource], str]:
     """Return one page of the matching resources, newest first, and the token of the next page.
 
-    A token is the name of the last resource of its page, so that jobs which start or are deleted
-    in between shift nothing.
+    A token is the name of the last resource of a page, so jobs that start in between do not shift
+    the next page.
+
+    Raises:
+        InvalidArgument: if the page size, the token or the filter is not valid.
     """
     if not 0 <= page_size <= MAX_PAGE_SIZE:
         raise InvalidArgument(f"page_size must be between 0 and {MAX_PAGE_SIZE}, not {page_size}.")
     matches = compile_filter(expression) if expression else lambda _resource: True
     found = (each for each in service.records.children(ResourceName.parse(parent)) if matches(each))
-    if page_token and not any(each.name == page_token for each in found):  # takes all up to it
+    if page_token and not any(each.name == page_token for each in found):  # skips all up to it
         raise InvalidArgument(f"Invalid page token: {page_token}")
     page = list(itertools.islice(found, page_size or DEFAULT_PAGE_SIZE))
     for each in page:
@@ -154,8 +166,8 @@ def list_resources(
 def delete(service: Service, name: str) -> dict[str, Any]:
     """Delete a resource that has ended; return the finished operation.
 
-    As on Vertex AI, a training pipeline and its custom job are two resources: each is deleted by
-    itself.
+    As on Vertex AI, a training pipeline and its custom job are two resources, and are deleted one
+    by one.
     """
     parsed = ResourceName.parse(name)
     resource = service.records.get(str(parsed))
@@ -166,22 +178,22 @@ def delete(service: Service, name: str) -> dict[str, Any]:
             f"The resource {parsed} is still {resource.state.name}; cancel it."
         )
     if isinstance(resource, CustomJob):
-        budget.forget(service.runner.root, resource)
+        budget.keep_cost(service.runner.root, resource)
     service.records.delete(str(parsed))
     return wire.finished_operation(str(parsed.new("operations")))
 
 
 def get_operation(service: Service, name: str) -> dict[str, Any]:
-    """Return an operation: local mode's are finished as soon as they exist."""
+    """Return an operation; all operations of local mode are finished from the start."""
     name = str(ResourceName.parse(name))
     return service.registry.operations.get(name) or wire.finished_operation(name)
 
 
 def register_model(service: Service, job: CustomJob) -> None:
-    """Keep the model that a training pipeline is to upload, now that its job has succeeded.
+    """Store the model of a training pipeline whose job has succeeded, if it asked for one.
 
     Raises:
-        JobFailure: in the service's words, if the job left no artifacts.
+        JobFailure: if the job left no artifacts (in the service's words), or the model is refused.
     """
     pipeline = service.records.get(service.records.pipeline_of(job.name))
     if not isinstance(pipeline, TrainingPipeline) or not pipeline.model_to_upload:
@@ -193,10 +205,10 @@ def register_model(service: Service, job: CustomJob) -> None:
     if not any(folder.rglob("*")):
         raise JobFailure(f'There are no files under "{model.artifact_uri}" to copy.')
     model.training_pipeline = pipeline.name
-    place = ResourceName(ResourceName.of(pipeline).location)
+    location = ResourceName(ResourceName.of(pipeline).location)
     try:
         pipeline.model_to_upload = models.add_model(
-            service.registry, place, model, pipeline.parent_model, pipeline.model_id
+            service.registry, location, model, pipeline.parent_model, pipeline.model_id
         )
     except ApiError as err:
         raise JobFailure(f"The model cannot be uploaded: {err}") from err
@@ -235,11 +247,11 @@ def get_project(project: str) -> dict[str, str]:
 
 
 def access_token(body: bytes) -> dict[str, Any]:
-    """Return what a client gets that signs in with local mode's own account.
+    """Answer a client that signs in with local mode's own account.
 
-    Cloud Storage's clients, and those for which everything of Google's is one, get a word that
-    opens nothing anywhere: they know local mode's address. Any other client would go on to Google,
-    and is told not to. The form of both: RFC 6749, sections 5.1 and 5.2.
+    A client that asks for the scopes of Cloud Storage or `cloud-platform` gets a token that is
+    valid nowhere: it sends its requests to local mode. A client of another service would send them
+    to Google, and gets an error that says so. Format of both: RFC 6749, sections 5.1 and 5.2.
     """
     scopes = wire.scopes(body)
     others = {
@@ -256,7 +268,7 @@ def access_token(body: bytes) -> dict[str, Any]:
 
 
 def list_log_entries(service: Service, body: bytes) -> list[dict[str, Any]]:
-    """Return the log entries of one job."""
+    """Return the log entries of the job that a filter names; [] if there is no such job."""
     expression = wire.log_filter(body)
     number = log_entries.job_of(expression)
     for job in (*service.records.jobs(), *service.records.searches()):

@@ -1,7 +1,7 @@
 """The logs of a job as Cloud Logging entries, for `gcloud ai custom-jobs stream-logs`.
 
-Lines of the service carry their own times. A line that a script printed has the time at which it
-was written, as `jobs/log.py` notes it while the log grows.
+Lines of the service have a time in the log. A line that a script printed gets the time at which
+it was written, as `jobs/log.py` records it while the log grows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vertex_local.jobs import log
 from vertex_local.training.names import ResourceName
 from vertex_local.training.records import Job
 
-# The one filter that is understood: what the gcloud command asks for.
+# The only filter that is supported: the one that the gcloud command sends.
 FILTER = re.compile(
     r'resource\.type="ml_job" AND resource\.labels\.job_id="(?P<job>\d+)"'
     r'( AND resource\.labels\.task_name="(?P<task>[^"]+)")?'
@@ -28,7 +28,7 @@ FILTER = re.compile(
 
 
 def job_of(expression: str) -> str:
-    """Return the id of the job whose log is asked for.
+    """Return the id of the job that a filter names.
 
     Raises:
         Unimplemented: if the filter is not about the log of one job.
@@ -40,12 +40,12 @@ def job_of(expression: str) -> str:
 
 
 def entries(root: Root, job: Job, expression: str) -> list[dict[str, Any]]:
-    """Return a job's log entries that match the filter, in the order of time.
+    """Return a job's log entries that match the filter, oldest first.
 
-    Those of a search include what its trials say.
+    Those of a search include the entries of its trials.
     """
     match = FILTER.fullmatch(expression.strip())
-    assert match  # job_of has looked at it
+    assert match  # job_of has checked it
     since, before = match["since"] or "", match["before"] or "9999"
     found = [
         each

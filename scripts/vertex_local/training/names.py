@@ -1,7 +1,7 @@
 """Resource names of the training API: `projects/PROJECT/locations/LOCATION/KIND/ID`.
 
-The one place that takes them apart and builds them. The project is always local mode's own: a
-caller may use its id, and stored names carry its number, as those of Vertex AI do.
+The only place that parses and builds them. The project is always local mode's own. A caller may
+use its id or its number; stored names have its number, as those of Vertex AI do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORM = re.compile(
     r"projects/(?P<project>[^/\s]+)/locations/(?P<location>[^/\s]+)"
     r"(/(?P<kind>[^/\s]+)(/(?P<id>[^/\s]+))?)?"
 )
-REGION = re.compile(r"[a-z]+-[a-z]+\d+")  # the SDK knows the list of them
+REGION = re.compile(r"[a-z]+-[a-z]+\d+")  # the SDK checks names against a list
 
 
 def check_project(project: str) -> None:
@@ -31,7 +31,7 @@ def check_project(project: str) -> None:
 
 @dataclass(frozen=True)
 class ResourceName:
-    """The name of one resource; without an id, of all of a kind; without a kind, of a location.
+    """The name of a resource; without id, of a collection; without kind, of a location.
 
     Attributes:
         location: a region, such as `us-central1`.

@@ -27,7 +27,7 @@ from vertex_local.errors import InvalidArgument
 from vertex_local.training import states, wire
 from vertex_local.training.names import ResourceName
 
-Job: TypeAlias = "CustomJob | HyperparameterTuningJob"  # what moves from state to state by itself
+Job: TypeAlias = "CustomJob | HyperparameterTuningJob"  # has states of its own; a pipeline has not
 Resource: TypeAlias = "Job | TrainingPipeline"
 KINDS: dict[str, type[Resource]] = {
     "customJobs": CustomJob,
@@ -35,10 +35,10 @@ KINDS: dict[str, type[Resource]] = {
     "trainingPipelines": TrainingPipeline,
 }
 
-ROOM_SECONDS = 0.5  # between two looks whether a full disk has room again
+ROOM_SECONDS = 0.5  # between two attempts to store a job's end on a full disk
 LOSS = (
-    "It holds what jobs were and how they ended. Move it away: local mode then begins without "
-    "jobs. Their folders, and all buckets, stay as they are."
+    "It holds the records of all jobs. Move it away: local mode then starts without jobs. Their "
+    "folders, and all buckets, stay as they are."
 )
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
@@ -53,12 +53,10 @@ CREATE TABLE IF NOT EXISTS resources (
 
 
 class Records:
-    """All job records of one root.
-
-    Safe to use from several threads.
+    """All job records of one root. Safe to use from several threads.
 
     Raises:
-        LocalModeError: if they cannot be read, also by any of the methods.
+        LocalModeError: here or in any method, if the records cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +74,7 @@ class Records:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Close the file; no method may be called afterwards."""
+        """Close the database; call no other method afterwards."""
         with self._changed:
             self._db.close()
 
@@ -118,10 +116,14 @@ class Records:
                 "SELECT name, message FROM resources WHERE parent = ? ORDER BY number DESC",
                 (str(parent),),
             ).fetchall()
-        return (_load(*row) for row in rows)  # a page needs few of them
+        return (_load(*row) for row in rows)  # lazily: a page needs few of them
 
     def jobs(self, *, active: bool | None = None) -> list[CustomJob]:
-        """Return the custom jobs of every region, oldest first; only (in)active ones if asked."""
+        """Return the custom jobs of every region, oldest first.
+
+        Args:
+            active: True for active jobs only, False for those that have ended, None for all.
+        """
         found = self._of_kind("customJobs", active)
         return [job for job in found if isinstance(job, CustomJob)]
 
@@ -131,7 +133,7 @@ class Records:
         return [job for job in found if isinstance(job, HyperparameterTuningJob)]
 
     def save_trials(self, name: str, trials: Sequence[Trial]) -> None:
-        """Keep the trials of a hyperparameter tuning job as they are now."""
+        """Replace the stored trials of a hyperparameter tuning job."""
         with self._changed:
             search, _ = self._job_and_pipeline(name)
             search.trials = trials
@@ -139,7 +141,7 @@ class Records:
             self._store(search)
 
     def job_messages(self) -> list[bytes]:
-        """Return the custom jobs of every region as they are stored, newest first."""
+        """Return the serialised custom jobs of every region, newest first."""
         with self._changed:
             rows = self._db.execute(
                 "SELECT message FROM resources WHERE parent LIKE '%/customJobs' "
@@ -171,7 +173,7 @@ class Records:
     def move(self, job_name: str, state: JobState, error: str = "", code: int = 0) -> None:
         """Move a job, and the pipeline that it backs, to another state.
 
-        A job must end: if the disk is full then, this waits until there is room.
+        A job must end: a move to a final state waits while the disk is full.
 
         Args:
             job_name: full name of the custom job or hyperparameter tuning job.
@@ -193,7 +195,7 @@ class Records:
             self._changed.notify_all()
 
     def replace(self, resource: Resource) -> None:
-        """Keep another content of a resource that is there."""
+        """Replace the stored content of a resource."""
         with self._changed:
             self._store(resource)
 
@@ -215,7 +217,7 @@ class Records:
         return job, TrainingPipeline.deserialize(row[0]) if row else None
 
     def _store(self, *resources: Resource | None) -> None:
-        """Replace what is kept of some resources, all in one step."""
+        """Replace the stored content of some resources, in one transaction."""
         with self._transaction():
             for resource in filter(None, resources):
                 self._db.execute(
@@ -228,7 +230,7 @@ class Records:
                 )
 
     def _stored(self, job: Job, pipeline: TrainingPipeline | None) -> bool:
-        """Store a job and its pipeline; return False if the end of a job waits for room."""
+        """Store a job and its pipeline; return False if the job has ended and the disk is full."""
         try:
             self._store(job, pipeline)
         except sqlite3.OperationalError as err:
@@ -239,7 +241,7 @@ class Records:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Let all changes happen in one step, or none, such as on a full disk."""
+        """Make all changes in this context, or none if one fails, such as on a full disk."""
         self._db.execute("BEGIN")
         try:
             yield
@@ -249,9 +251,9 @@ class Records:
                 self._db.execute("ROLLBACK")
 
     def get_after_change(self, name: str, seconds: float) -> Resource | None:
-        """Return the resource called `name` after its next change of state.
+        """Return the resource called `name` after its next change of state, or None.
 
-        Answers at once for a resource in a final state, and after `seconds` at the latest.
+        Returns at once if its state is final, and after `seconds` at the latest.
         """
         with self._changed:
             first = self.get(name)

@@ -1,4 +1,4 @@
-"""The whole API on one screen: which method and path leads to which handler."""
+"""The routes of the training API: which method and path leads to which handler."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PLACE = "/projects/{project}/locations/{location}"
 PARENT = f"/v1{PLACE}"
 MAX_BODY_BYTES = 10 * 1024 * 1024
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-# Query parameters of every Google API that change nothing but the form of an answer, and those
-# that Google knows and local mode does not. Others would be refused by Google as well.
+# Query parameters of every Google API: those that change only the format of an answer, and those
+# that local mode does not support. Google refuses any other, too.
 FORM = frozenset({"$alt", "alt", "key", "prettyPrint", "$prettyPrint", "quotaUser", "$.xgafv"})
 REFUSED_PARAMETERS = frozenset({"fields", "$fields", "readMask", "callback"})
 CREATORS = {
@@ -60,7 +60,7 @@ def application(service: Service) -> Starlette:
     """Return the web application.
 
     Args:
-        service: what the handlers work on.
+        service: what the handlers need.
     """
     routes = []
     for kind in CREATORS:
@@ -71,7 +71,7 @@ def application(service: Service) -> Starlette:
             Route(f"{PARENT}/{kind}/{{id}}", get, methods=["GET"]),
             Route(f"{PARENT}/{kind}/{{id}}", delete, methods=["DELETE"]),
         ]
-    # The SDK's client for operations asks below /ui/.
+    # The SDK's client for operations uses paths below /ui/.
     routes += [
         Route(f"{version}{PLACE}/operations/{{id}}", get_operation, methods=["GET"])
         for version in ("/v1", "/ui")
@@ -85,7 +85,7 @@ def application(service: Service) -> Starlette:
             for method, path, operation, known in REGISTRY
             if path.startswith(kind)
         ]
-        # What these resources can do besides on Vertex AI.
+        # All other operations of these resources on Vertex AI.
         routes.append(Route(f"{PARENT}/{kind}/{{rest:path}}", refuse, methods=METHODS))
     app = Starlette(
         routes=routes,
@@ -104,7 +104,7 @@ def application(service: Service) -> Starlette:
 
 
 class AskedByKernel:
-    """ASGI middleware: takes the kernel that asks out of the path, and remembers it meanwhile."""
+    """ASGI middleware: moves a kernel's name from the path into `starter.current`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -114,11 +114,11 @@ class AskedByKernel:
         if match:
             raw_path = scope["raw_path"][match.end() :]  # the prefix has no escapes
             scope = {**scope, "path": scope["path"][match.end() :], "raw_path": raw_path}
-        asked = starter.current.set(match["kernel"] if match else "")
+        token = starter.current.set(match["kernel"] if match else "")
         try:
             await self._app(scope, receive, send)
         finally:
-            starter.current.reset(asked)
+            starter.current.reset(token)
 
 
 async def create(request: Request) -> Response:
@@ -209,7 +209,13 @@ def _registered(path: str, operation: Any, known: Sequence[str]) -> Any:
 
 
 def _name(request: Request, *parameters: str) -> str:
-    """Return the resource name in the path; only `parameters` may be in the query besides."""
+    """Return the resource name in the path, and check the query.
+
+    Args:
+        request: the request.
+        parameters: the query parameters of its operation; those of every Google API may be there,
+            too.
+    """
     for name, value in request.query_params.items():
         if name in REFUSED_PARAMETERS or (name == "alt" and value != "json"):
             raise errors.Unimplemented(f"the parameter {name}={value}")
@@ -236,5 +242,5 @@ async def _answer(request: Request, operation: Any, *arguments: Any) -> Response
 
 
 def _numeric_enums(request: Request) -> bool:
-    """Whether the client asks for enums as numbers: the SDK does, gcloud wants their names."""
+    """Return whether the client asks for enums as numbers, as the SDK does; gcloud wants names."""
     return "enum-encoding=int" in request.query_params.get("$alt", "")

@@ -1,8 +1,8 @@
 """The states of a job and the moves between them.
 
-Source: the documentation of `JobState` and `PipelineState` in google.cloud.aiplatform_v1. The two
-enums use the same numbers for all states named here, so a training pipeline simply mirrors its
-custom job.
+Source: the documentation of `JobState` and `PipelineState` in google.cloud.aiplatform_v1. Both
+enums have the same numbers for the states named here, so a training pipeline can take the state
+of its custom job.
 """
 
 from google.cloud.aiplatform_v1.types import JobState
@@ -25,9 +25,9 @@ MOVES: dict[JobState, frozenset[JobState]] = {
 
 
 def is_final(state: int) -> bool:
-    """Return whether nothing follows `state`, which may be a JobState or a PipelineState.
+    """Return whether no state follows `state`, a JobState or a PipelineState.
 
-    Members of the two enums are never equal to each other, so their numbers are compared.
+    Numbers are compared, because members of the two enums are never equal.
     """
     return MOVES.get(JobState(int(state))) == frozenset()
 

@@ -1,8 +1,8 @@
 """Protobuf messages to and from REST JSON; nothing else in local mode knows JSON field names.
 
-Plain `json_format` is what the Google clients use as well. Two things need care: the clients ask
-for enums as numbers, and the SDK sends a training pipeline's job spec as a free-form Struct with
-snake_case keys, in which every number is a float.
+The Google clients use plain `json_format`, too. Two things need care: the clients ask for enums as
+numbers, and the SDK sends a training pipeline's job spec as a free-form Struct with snake_case
+keys, in which every number is a float.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def parse(kind: type[Message], body: bytes) -> Message:
     message: Message = kind()
     try:
         json_format.Parse(body, kind.pb(message))
-        json_format.MessageToDict(kind.pb(message))  # it reads NaN, but JSON cannot say that
+        json_format.MessageToDict(kind.pb(message))  # fails for NaN, which `Parse` accepts
     except (json_format.Error, UnicodeDecodeError, RecursionError) as err:
         raise InvalidArgument(f"Invalid JSON payload received. {err}") from err
     return message
 
 
 def render(message: proto.Message, numeric_enums: bool) -> Mapping[str, Any]:
-    """Return `message` as JSON-ready, enums as numbers or as names."""
+    """Return `message` as data for JSON, with enums as numbers or as names."""
     kind: Any = type(message)
     return _rendered(kind, kind.serialize(message), numeric_enums)
 
@@ -76,7 +76,7 @@ def log_filter(body: bytes) -> str:
 
 
 def scopes(body: bytes) -> list[str]:
-    """Return what a service account asks access to, with the form of RFC 7523.
+    """Return the scopes in a service account's request for a token (RFC 7523).
 
     Raises:
         InvalidArgument: if the request has another form.
@@ -89,7 +89,7 @@ def scopes(body: bytes) -> list[str]:
 
 
 def finished_operation(name: str, response: proto.Message | None = None) -> dict[str, Any]:
-    """Return a long-running operation that has ended well, with its result if it has one."""
+    """Return a long-running operation that has succeeded, with its result if it has one."""
     content: dict[str, Any] = {"@type": "type.googleapis.com/google.protobuf.Empty"}
     if response is not None:
         kind = type(response).pb(response).DESCRIPTOR.full_name
@@ -126,7 +126,7 @@ def _with_text_arguments(inputs: Any) -> Any:
     """Return `inputs` with numeric script arguments as text.
 
     A Struct has floats only, so the SDK turns `args=["--epochs", 3]` into `3.0`. Whole numbers
-    become "3" again: a script's `type=int` would not take "3.0".
+    become "3" again, because a script's `type=int` does not accept "3.0".
     """
     if isinstance(inputs, dict):
         return {
