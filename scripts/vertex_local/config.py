@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 PROJECT = "vertex-local"
 PROJECT_NUMBER = "100000000000"
-LOCAL_ACCOUNT = f"local-mode@{PROJECT}.iam.gserviceaccount.com"  # as who a notebook signs in
+LOCAL_ACCOUNT = f"local-mode@{PROJECT}.iam.gserviceaccount.com"  # the account of every client
 DEFAULT_REGION = "us-central1"
-HOST = "127.0.0.1"  # loopback only: a server that runs code by design never listens elsewhere
+HOST = "127.0.0.1"  # loopback only, because the server runs code by design
 
 # The SDK sleeps 5 s between two polls of a job, so even a short job would cost 5 s. Instead a GET
 # of an active job waits this long for the job's next change before it answers …
@@ -24,8 +24,8 @@ GET_WAITS_SECONDS = 7.0
 # … unless the same job was asked for just now: then it is not the SDK's loop that asks, but
 # somebody who reads `.state`, and the answer comes at once.
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
-SECRET = "secret-"  # how everything begins that opens a door here
-FULL_BYTES = 1_000_000  # less is left on a full disk
+SECRET = "secret-"  # how every secret of local mode begins
+FULL_BYTES = 1_000_000  # a disk with less free space counts as full
 NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,8 +40,8 @@ TRUST = (
     "NODE_EXTRA_CA_CERTS",
     "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
 )
-# gsutil itself always asks https://storage.googleapis.com. This lets it hand its commands to
-# `gcloud storage`, which can be pointed elsewhere, and fail rather than do one of them itself.
+# gsutil itself always uses https://storage.googleapis.com. With these settings it passes its
+# commands to `gcloud storage`, which can be pointed elsewhere, and fails where it cannot.
 BOTO = """[GSUtil]
 use_gcloud_storage = True
 hidden_shim_mode = no_fallback
@@ -101,7 +101,7 @@ class Root:
 
     @property
     def faults(self) -> Path:
-        """JSON file with what is to go wrong on purpose; absent if nothing is."""
+        """JSON file with the faults that were added; absent if there are none."""
         return self.path / "faults.json"
 
     @property
@@ -116,7 +116,7 @@ class Root:
 
     @property
     def key(self) -> Path:
-        """The root's key, from which the server and its clients know each other."""
+        """The root's key, with which the server proves itself to its clients."""
         return self.path / "key"
 
     @property
@@ -126,12 +126,12 @@ class Root:
 
     @property
     def trusted(self) -> Path:
-        """Certificates that gRPC clients trust: the usual ones, and the running server's."""
+        """Certificates that clients trust: the usual ones, and the running server's."""
         return self.path / "roots.pem"
 
     @property
     def token(self) -> Path:
-        """The running server's token by itself, as the gcloud command reads it."""
+        """File with only the running server's token, in the format that gcloud reads."""
         return self.path / "token"
 
     @property
@@ -165,21 +165,21 @@ class Root:
             for folder in (self.path, self.jobs):
                 _make_private(folder)
             self.buckets.mkdir(mode=0o700, exist_ok=True)
-            # A server may just have closed it to its owner, too: see `storage.tree`.
+            # Leave it closed to its owner if a server has closed it: see `storage.tree`.
             self.buckets.chmod(self.buckets.stat().st_mode & 0o700)
             os.close(open_private(self.lock, os.O_WRONLY))
             if not self.boto.is_file() or self.boto.read_text(errors="replace") != BOTO:
                 write_private(self.boto, BOTO)
         except OSError as err:
-            place = err.filename2 or err.filename
-            where = f": {place}" if place not in (None, str(self.path)) else ""
+            path = err.filename2 or err.filename
+            where = f": {path}" if path not in (None, str(self.path)) else ""
             raise LocalModeError(
                 f"Local mode cannot write to its folder {self.path} ({err.strerror}{where}). Give "
                 "yourself write permission there, or set VERTEX_LOCAL_ROOT to another folder."
             ) from err
 
     def check_owner(self) -> None:
-        """Make sure that what the folder says can be believed.
+        """Check that nobody but its owner can have changed what is in the folder.
 
         Raises:
             LocalModeError: if it belongs to another user, or others may write to it.
@@ -206,12 +206,12 @@ def no_room(error: Exception) -> bool:
 
 
 def unusable(path: Path, err: Exception, loss: str) -> LocalModeError:
-    """Return what to say about a file of a root that cannot be used.
+    """Return the error for a file of a root that cannot be used.
 
     Args:
         path: the file.
-        err: what the system or SQLite says.
-        loss: what is in the file, and what becomes of it without it.
+        err: the error of the system or of SQLite.
+        loss: sentences that say what is in the file, and what to do.
     """
     with suppress(OSError):
         if shutil.disk_usage(path.parent).free < FULL_BYTES:
@@ -224,7 +224,7 @@ def unusable(path: Path, err: Exception, loss: str) -> LocalModeError:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file, made if it is missing, that only its owner may read, whatever the umask."""
+    """Open or create a file that only its owner may read, whatever the umask."""
     descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     os.fchmod(descriptor, 0o600)
     return descriptor
@@ -259,7 +259,7 @@ def find_root() -> Root:
 
 
 def seed() -> int | None:
-    """Return `VERTEX_LOCAL_SEED`, where the random numbers of every search start, if it is set.
+    """Return `VERTEX_LOCAL_SEED`, the seed of every search, or None if it is not set.
 
     Raises:
         LocalModeError: if it is not a whole number.
@@ -273,8 +273,8 @@ def seed() -> int | None:
 def discrete_as_int() -> bool:
     """Return whether the trials of a search get a discrete 128 as "128", not as "128.0".
 
-    Accounts of Vertex AI differ, so a script should read both; `VERTEX_LOCAL_DISCRETE=int` is for
-    scripts that cannot.
+    Reports about Vertex AI differ, so a script should read both forms. `VERTEX_LOCAL_DISCRETE=int`
+    is for scripts that cannot.
 
     Raises:
         LocalModeError: if the variable has another value than `int` or `float`.
@@ -286,12 +286,12 @@ def discrete_as_int() -> bool:
 
 
 def proxy() -> str:
-    """Return the address of the Jupyter whose proxy shows the page, without a slash at its end.
+    """Return `VERTEX_LOCAL_PROXY` without a slash at its end, or "" if it is not set.
 
-    `VERTEX_LOCAL_PROXY` names it as the browser sees it; "" if it is not set.
+    It is the URL, in the browser, of the Jupyter whose proxy shows the page.
 
     Raises:
-        LocalModeError: if it is no such address.
+        LocalModeError: if it is no such URL.
     """
     text = os.environ.get("VERTEX_LOCAL_PROXY", "").rstrip("/")
     parts = urlsplit(text)
@@ -312,40 +312,40 @@ def without_account(root: Root) -> dict[str, str]:
     """
     return {
         "GOOGLE_APPLICATION_CREDENTIALS": str(root.account),
-        "GOOGLE_GCLOUD_ADC_PATH_OVERRIDE": str(root.account),  # C++: where else a login would be
+        "GOOGLE_GCLOUD_ADC_PATH_OVERRIDE": str(root.account),  # C++, in place of the user's login
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "local-mode-has-no-account",  # TensorFlow, TensorStore
-        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # where else a login would be found
+        "CLOUDSDK_CONFIG": str(root.path / "gcloud"),  # gcloud, in place of the user's login
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs: no gRPC for storage
-        "NO_GCE_CHECK": "true",  # do not ask whether this is a machine of Google's
+        "NO_GCE_CHECK": "true",  # do not check whether this is a machine of Google
     }
 
 
 def google_clients(root: Root, storage_url: str, kernel: str = "") -> dict[str, str]:
     """Return environment variables that point Google's clients, in any language, at local mode.
 
-    Those that know no address but Google's come through the tunnel, and trust its certificate.
-    Other hosts are asked through it, too: nearly all programs know one proxy for all of HTTPS.
+    Clients whose address cannot be set come through the tunnel, and trust its certificate. Requests
+    to other hosts go through it, too: nearly all programs have a single proxy setting for HTTPS.
 
     Sources: google.cloud.storage._helpers, google-cloud-cpp's `client.cc`, TensorStore's
     documentation of its driver `gcs`, TensorFlow's `gcs_file_system.cc`, gRPC's
     `environment_variables.md`.
 
     Args:
-        root: whose server must be running, or about to start.
-        storage_url: base URL of Cloud Storage, the secret at its end.
-        kernel: the kernel for which they are, or "".
+        root: its server must be running.
+        storage_url: base URL of Cloud Storage, with the secret at its end.
+        kernel: the name of the kernel that uses them, or "".
     """
     address, _, secret = storage_url.rpartition("/")
     variables = {
         "STORAGE_EMULATOR_HOST": storage_url,  # Python, Go, Java, Node
         "CLOUD_STORAGE_EMULATOR_ENDPOINT": storage_url,  # C++, and Arrow with it
         "TENSORSTORE_GCS_HTTP_URL": storage_url,
-        # Services without a part here, so that they are refused by name and not asked.
+        # Services that local mode does not have: their clients get a refusal that names them.
         "BIGQUERY_EMULATOR_HOST": f"{storage_url}/storage/elsewhere",
         "GOOGLE_GEMINI_BASE_URL": f"{storage_url}/storage/elsewhere",
         "GOOGLE_VERTEX_BASE_URL": f"{storage_url}/storage/elsewhere",
-        "GCE_METADATA_HOST": address.rpartition("/")[2],  # nor find a virtual machine's account
-        "GCS_RETRY_CONFIG_MAX_RETRIES": "0",  # TensorFlow knows no other address: give up at once
+        "GCE_METADATA_HOST": address.rpartition("/")[2],  # no virtual machine's account
+        "GCS_RETRY_CONFIG_MAX_RETRIES": "0",  # TensorFlow: fail at once, without retries
     }
     variables |= dict.fromkeys(TRUST, str(root.trusted))
     if own := way_out():
@@ -357,7 +357,7 @@ def google_clients(root: Root, storage_url: str, kernel: str = "") -> dict[str, 
 
 
 def way_out() -> str:
-    """Return the proxy through which this machine asks others, or "" if it has none."""
+    """Return this machine's own proxy for other hosts, or "" if it has none."""
     named = (os.environ.get(name, "") for name in ("https_proxy", "HTTPS_PROXY"))
     others = [proxy for proxy in named if proxy and SECRET not in proxy]
     return os.environ.get("VERTEX_LOCAL_WAY_OUT") or next(iter(others), "")
@@ -386,10 +386,10 @@ def shell_tools(root: Root, storage_url: str) -> dict[str, str]:
         "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
         # A name is enough: the token file comes first. Without one, gsutil would not send it.
         "CLOUDSDK_CORE_ACCOUNT": f"nobody@{PROJECT}.invalid",
-        "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",  # of addresses, with the secret in them
+        "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",  # logs would contain secrets
         "CLOUDSDK_CORE_DISABLE_PROMPTS": "true",
         "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
-        "CLOUDSDK_CORE_PASS_CREDENTIALS_TO_GSUTIL": "1",  # gsutil asks for exactly this value
+        "CLOUDSDK_CORE_PASS_CREDENTIALS_TO_GSUTIL": "1",  # gsutil compares with exactly this value
         "CLOUDSDK_CORE_PROJECT": PROJECT,
         "CLOUDSDK_STORAGE_MAX_RETRIES": "2",  # retrying for minutes does not help here
     }
@@ -397,15 +397,15 @@ def shell_tools(root: Root, storage_url: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """How to reach the server of one root. Stays when the server ends, for the next one's ports.
+    """How to reach the server of one root. It stays, so that the next server takes the same ports.
 
     Attributes:
         pid: process id of the server.
-        process: which process that was: see `server.identity`.
+        process: distinguishes that process from others with its id, see `server.identity`.
         api_url: base URL of the training API, without a trailing slash.
         storage_url: base URL of Cloud Storage, without a trailing slash. Its last part is a secret.
         token: bearer token that the training API asks for; Cloud Storage takes it as well.
-        tunnel: host and port of the proxy that leads gRPC clients here.
+        tunnel: host and port of the proxy that leads Google's host names here.
     """
 
     pid: int
@@ -427,12 +427,12 @@ class ServerRecord:
 
     @classmethod
     def read(cls, path: Path) -> ServerRecord | None:
-        """Return the saved record, or None if there is none that can be used."""
+        """Return the saved record, or None if there is none or it is damaged."""
         try:
             record = cls(**json.loads(path.read_text()))
             urls = (record.api_url, record.storage_url, f"//{record.tunnel}")
             ports = [urlsplit(url).port for url in urls]
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-        whole = all(isinstance(value, str) for value in list(vars(record).values())[1:])
-        return record if whole and type(record.pid) is int and all(ports) else None
+        are_texts = all(isinstance(value, str) for value in list(vars(record).values())[1:])
+        return record if are_texts and type(record.pid) is int and all(ports) else None

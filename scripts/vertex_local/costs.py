@@ -6,8 +6,8 @@
     print(costs.of_job(job))  # after: for a job object of the SDK, in the cloud or in local mode
     print(costs.total([costs.of_job(job), costs.of_job(gpu_job)]))
 
-Everything here is an estimate: no discount, no tax, no storage, no network. If there is
-no estimate, `Estimate.problem` says why; nothing here raises because a price is missing.
+Everything here is an estimate, without discounts, taxes, Cloud Storage and network. If there is no
+estimate, `Estimate.problem` says why; no function raises because a price is missing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-# The clone's table; without a clone, the copy that was packed with this file.
+# The table of the clone; without a clone, the copy that is installed beside this file.
 CLONE = Path(__file__).resolve().parents[2] / "data" / "prices.csv"
 PRICES = CLONE if CLONE.is_file() else Path(__file__).with_name("prices.csv")
 REGION = "us-central1"
 PROVISIONING_MINUTES = 4.0  # 3 to 4 in the log of a job with one T4, February 2026
-BOOT_DISK_TYPE, BOOT_DISK_GB = "pd-ssd", 100.0  # what a job gets if it does not say otherwise
+BOOT_DISK_TYPE, BOOT_DISK_GB = "pd-ssd", 100.0  # of a job that does not ask for another
 CONFIDENCES = ("high", "medium", "low")  # best first
 
 
@@ -57,7 +57,7 @@ def prices(path: Path | None = None) -> tuple[Price, ...]:
     """Read the table of prices, by default data/prices.csv.
 
     Raises:
-        ValueError: if it is not there, or a line of it is not what data/README.md describes.
+        ValueError: if the file is missing, or a line is not as data/README.md describes.
     """
     path = path or PRICES
     if not path.is_file():
@@ -104,7 +104,7 @@ def price(item: str, terms: str = "on-demand", region: str = REGION) -> Price | 
 
 @dataclass(frozen=True)
 class Part:
-    """Something that a job pays for: `count` pieces (or GB) of `price.item` for `hours`."""
+    """Something that a job pays for: `count` pieces (or GB) of `price.item`, for `hours`."""
 
     count: float
     hours: float
@@ -138,7 +138,7 @@ class Pool:
 class Estimate:
     """What a job costs, and how well that is known. `print` shows it in short lines."""
 
-    what: str  # the machines, for people
+    what: str  # the machines, in words
     minutes: float  # of running
     provisioning_minutes: float
     parts: tuple[Part, ...] = ()
@@ -146,30 +146,30 @@ class Estimate:
 
     @property
     def usd(self) -> float | None:
-        """US dollars, provisioning included; None if a price is missing or the question wrong."""
+        """US dollars, provisioning included; None if there is a `problem`."""
         return None if self.problem else sum(part.usd for part in self.parts)
 
     @property
     def usd_per_hour(self) -> float | None:
-        """US dollars for an hour of these machines."""
+        """US dollars for an hour of these machines; None if there is a `problem`."""
         if self.problem:
             return None
         return sum(part.count * part.price.usd for part in self.parts)
 
     @property
     def dates(self) -> str:
-        """When the prices were published or, where the source does not say, when we noted them."""
+        """When the prices were published; where the source does not say, when we noted them."""
         found = {p.price.date or f"undated, noted {p.price.noted}" for p in self.parts}
         return "; ".join(sorted(found))
 
     @property
     def confidence(self) -> str:
-        """`high`, `medium` or `low`: the lowest of all prices in it."""
+        """`high`, `medium` or `low`: the lowest confidence of all its prices."""
         return max((part.price.confidence for part in self.parts), key=CONFIDENCES.index)
 
     @property
     def lines(self) -> list[str]:
-        """The estimate in words. Computing and provisioning apart: the second is an assumption."""
+        """The estimate in words, with provisioning apart: whether it is billed is not known."""
         if self.problem:
             return textwrap.wrap(f"Cost unknown: {self.problem}", 66, break_on_hyphens=False)
         found = [
@@ -181,7 +181,7 @@ class Estimate:
         return [*found, f"(prices: {self.dates}; confidence: {self.confidence})"]
 
     def share(self, minutes: float) -> float:
-        """Return the US dollars for so many minutes of these machines."""
+        """Return the US dollars for a number of minutes of these machines."""
         return (self.usd_per_hour or 0.0) * minutes / 60
 
     def __str__(self) -> str:
@@ -189,7 +189,7 @@ class Estimate:
 
 
 def money(usd: float) -> str:
-    """Return an amount in US dollars with cents, or with two digits if it is less than that."""
+    """Return US dollars with two decimals, or with two significant digits if below 10 cents."""
     rounded = float(f"{usd:.2g}")
     places = max(2, 1 - math.floor(math.log10(rounded))) if rounded else 2
     return f"${usd:,.{places}f}"
@@ -213,13 +213,13 @@ def estimate(
         accelerator_count: GPUs on each machine; 1 if a type is given without a count.
         replica_count: number of machines, all of the same kind.
         minutes: how long the script runs.
-        provisioning_minutes: until it runs. It is not known whether Vertex AI charges this time;
-            it is counted, so that the estimate is rather too high than too low.
-        spot: with Spot prices, without preemptions.
-        region: where.
+        provisioning_minutes: until it runs. Whether Vertex AI charges this time is not known; it is
+            counted, so that the estimate is too high rather than too low.
+        spot: take Spot prices; preemptions are not counted.
+        region: such as `us-central1`.
 
     Returns:
-        An estimate, whose `problem` says in words why there is no amount.
+        An estimate; its `problem` says why there is no amount, if there is none.
     """
     count = (accelerator_count or 1) if accelerator_type else 0
     pool = Pool(machine_type, accelerator_type or "", count, replica_count)
@@ -244,7 +244,7 @@ def _estimate(
 
 
 def _needs(pool: Pool, terms: str, region: str) -> list[tuple[float, str, str]]:
-    """What one machine of a pool pays for: how much, of what, on which terms."""
+    """Return what one machine of a pool pays for: number, item and terms of each."""
     needs: list[tuple[float, str, str]] = [(1, pool.machine_type, terms)]
     machine = price(pool.machine_type, terms, region)
     built_in = machine is not None and pool.accelerator_type in machine.includes.split()
@@ -254,7 +254,7 @@ def _needs(pool: Pool, terms: str, region: str) -> list[tuple[float, str, str]]:
 
 
 def _nonsense(pools: list[Pool], *minutes: float) -> str:
-    """Return what is wrong with the question, such as a negative number of minutes, or ""."""
+    """Return why nothing can be estimated, such as a negative number of minutes, or ""."""
     try:
         prices()
     except ValueError as err:
@@ -272,7 +272,7 @@ def _nonsense(pools: list[Pool], *minutes: float) -> str:
 
 
 def of_job(job: Any, provisioning_minutes: float = PROVISIONING_MINUTES) -> Estimate:
-    """Account for a job: what it asked for, and how long it ran, or has been running.
+    """Estimate what a job costs, from its machines and the time that it has run so far.
 
     Args:
         job: a `CustomTrainingJob`, `CustomPythonPackageTrainingJob`, `CustomContainerTrainingJob`
@@ -312,7 +312,7 @@ def _pool(spec: Any) -> Pool:
     kind, count = machine.accelerator_type, machine.accelerator_count
     return Pool(
         machine.machine_type,
-        getattr(kind, "name", str(kind)) if count else "",  # a number, if newer than the SDK
+        getattr(kind, "name", str(kind)) if count else "",  # a type newer than the SDK is a number
         count,
         int(spec.replica_count),
         disk.boot_disk_type or BOOT_DISK_TYPE,
@@ -321,7 +321,7 @@ def _pool(spec: Any) -> Pool:
 
 
 def _merged(pools: list[Pool]) -> list[Pool]:
-    """Make one pool of those with equal machines: the SDK keeps the first replica apart."""
+    """Merge pools with equal machines: the SDK puts the first replica into a pool of its own."""
     counts: dict[Pool, int] = {}
     for pool in pools:
         alone = replace(pool, replica_count=1)
@@ -337,7 +337,7 @@ def _running_minutes(record: Any) -> float:
 
 
 def total(estimates: Iterable[Estimate]) -> str:
-    """Return the sum of some estimates as one line, and how many of them have no price."""
+    """Return the sum of some estimates in one line, and how many have no price."""
     listed = list(estimates)
     known = [each for each in listed if each.usd is not None]
     computing = sum(each.share(each.minutes) for each in known)

@@ -1,4 +1,7 @@
-"""The answers that are not results: the only place where HTTP status codes are written."""
+"""The error answers of the training API, with their HTTP status codes.
+
+Those of Cloud Storage are in `storage.errors`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class ApiError(Exception):
     Attributes:
         http: the HTTP status.
         code: the canonical google.rpc code.
-        detail: what an error that was injected on purpose says about that; "" for any other.
+        detail: which fault caused it, if it was injected on purpose; else "".
     """
 
     http = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -58,7 +61,7 @@ class FailedPrecondition(ApiError):
 
 
 class ResourceExhausted(ApiError):
-    """There is too little of something: of quota, of machines."""
+    """There is not enough of something, such as quota or machines."""
 
     http, code = HTTPStatus.TOO_MANY_REQUESTS, code_pb2.RESOURCE_EXHAUSTED
 
@@ -80,7 +83,7 @@ class Unimplemented(ApiError):
 
     Args:
         feature: in Vertex AI's terms.
-        instead: what to do without it.
+        instead: what to do instead, if anything.
     """
 
     http, code = HTTPStatus.METHOD_NOT_ALLOWED, code_pb2.UNIMPLEMENTED
@@ -106,13 +109,13 @@ def handle_api_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 def handle_local_mode_error(_request: Request, error: Exception) -> JSONResponse:
-    """Answer a request that failed for a reason that the user can put right."""
+    """Answer a request that failed for a reason that the user can correct."""
     assert isinstance(error, LocalModeError)  # Starlette calls this for LocalModeError only
     return response(ApiError(str(error)))
 
 
 def handle_http_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request for which there is no route, or no such method of a route."""
+    """Answer a request for which there is no route, or whose method the route does not have."""
     assert isinstance(error, HTTPException)  # Starlette calls this for HTTPException only
     method, path = request.method, request.url.path
     if ".." in path.split("/"):
@@ -123,7 +126,7 @@ def handle_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def handle_crash(request: Request, error: Exception) -> JSONResponse:
-    """Answer a request whose handler failed in an unforeseen way; the log keeps the traceback."""
+    """Answer a request whose handler raised an unforeseen exception, and log the traceback."""
     if no_room(error):  # not 507: gcloud repeats that for half a minute
         return response(
             FailedPrecondition(

@@ -1,6 +1,6 @@
 """What local mode leaves to Google Cloud: each feature by Google's name, and what to do instead.
 
-A refusal is read by somebody who knows Vertex AI and not its URLs.
+Whoever reads a refusal knows Vertex AI, but not the URLs of its API.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ COLLECTIONS = {
     "trainingPipelines": ("this operation on training pipelines", ""),
     "tuningJobs": ("tuning of Gemini models", ""),
 }
-# Services that are not Vertex AI, as they are called in gRPC.
+# Services other than Vertex AI, by a part of their gRPC package or host name.
 SERVICES = {
     "bigquery": "BigQuery",
     "firestore": "Firestore",
@@ -63,7 +63,7 @@ SERVICES = {
     "spanner": "Spanner",
     "storage": "the gRPC API of Cloud Storage",
 }
-# Whichever of the two APIs is asked for them, they are no features of it.
+# These belong neither to Vertex AI nor to Cloud Storage's API, whichever is asked for them.
 OUTSIDE = frozenset({*SERVICES.values(), "Gemini models", "this service of Google's"})
 # Fields of jobs, by their names in the API.
 FIELDS = {
@@ -94,15 +94,15 @@ def of_path(method: str, path: str) -> tuple[str, str]:
         method: of the HTTP request.
         path: such as `/v1/projects/P/locations/L/endpoints/1:predict`.
     """
-    words = re.split("[/:]", path)
-    if words[1] in ("v1beta1", "v1alpha1"):
-        return f"the version {words[1]} of the API", "Use version v1"
-    found = [word for word in words if word in COLLECTIONS]
+    parts = re.split("[/:]", path)
+    if parts[1] in ("v1beta1", "v1alpha1"):
+        return f"the version {parts[1]} of the API", "Use version v1"
+    found = [part for part in parts if part in COLLECTIONS]
     if not found:
         return f"{method} {path}", ""
     feature, instead = COLLECTIONS[found[-1]]
-    asked = words[-1] if ":" in path else {"GET": "get or list", "POST": "create"}.get(method)
-    return f"{feature} ({found[-1]}: {asked or method.lower()})", instead
+    verb = parts[-1] if ":" in path else {"GET": "get or list", "POST": "create"}.get(method)
+    return f"{feature} ({found[-1]}: {verb or method.lower()})", instead
 
 
 def of_fields(names: list[str]) -> tuple[str, str]:
@@ -115,18 +115,18 @@ def of_fields(names: list[str]) -> tuple[str, str]:
 
 def of_method(service: str, call: str) -> tuple[str, str]:
     """Return the feature that a gRPC method belongs to, and what to do instead."""
-    for word in service.split("."):
-        if word in SERVICES and "aiplatform" not in service:
-            return SERVICES[word], ""
+    for part in service.split("."):
+        if part in SERVICES and "aiplatform" not in service:
+            return SERVICES[part], ""
     if ".aiplatform.v1" in service and not service.startswith("google.cloud.aiplatform.v1."):
         return f"the version {service.split('.')[3]} of the API", "Use version v1"
     return f"{service.rpartition('.')[2]}.{call}", ""
 
 
 def of_host(host: str) -> str:
-    """Return the service of Google's that has this host name."""
-    words = host.removesuffix(".googleapis.com").split("-")
-    return SERVICES.get(words[-1], f"the service {host}")
+    """Return the name of Google's service at a host."""
+    parts = host.removesuffix(".googleapis.com").split("-")
+    return SERVICES.get(parts[-1], f"the service {host}")
 
 
 @functools.cache
@@ -141,7 +141,7 @@ def sentence(service: str, feature: str, instead: str) -> str:
     Args:
         service: whose feature it is: `Vertex AI` or `Cloud Storage`.
         feature: in Google's terms.
-        instead: what to do without it, if there is something better than to use the cloud.
+        instead: what to do instead; "" if the only way is to use Google Cloud.
     """
     if feature in OUTSIDE:
         service = "Google Cloud"

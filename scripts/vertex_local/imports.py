@@ -1,13 +1,13 @@
 """The three places where local mode interferes with the import of other packages, and why.
 
-No code of Google's is changed. But in the first two cases, a name in `sys.modules` is not what
-Python would have found by itself:
+No code of Google is changed. But in the first two cases, a name in `sys.modules` stands for
+something else than what Python would have imported:
 
 - `skip_clients`: in the processes of `vertex-local` itself (the server and the command), an empty
-  module stands under Google's name `google.cloud.aiplatform_v1`.
+  module has Google's name `google.cloud.aiplatform_v1`.
 - `skip_address_parser`: where notebooks are read, a slow optional package counts as missing.
-- `after_import`: in a kernel, the real SDK is imported by the real importer, and then told, through
-  its public `init`, where local mode is.
+- `after_import`: in a kernel, the real SDK is imported as usual, and then gets the address of local
+  mode through its public `init`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CLIENTS = "google.cloud.aiplatform_v1"
 
 
 def skip_clients() -> None:
-    """Import the types of Vertex AI's resources without its some fifty clients: saves 1.5 s.
+    """Let the types of Vertex AI's resources be imported without its clients: saves 1.5 s.
 
-    The types are a subpackage of `google.cloud.aiplatform_v1`, whose own code imports every client.
-    An empty module with the same search path takes its place. Never call this where the SDK is
-    used: in a kernel, a job or a test.
+    The types are a subpackage of `google.cloud.aiplatform_v1`, whose own code imports some fifty
+    clients. An empty module with the same search path takes its place. Never call this where the
+    SDK is used: in a kernel, a job or a test.
     """
     try:
         spec = importlib.util.find_spec(CLIENTS)
@@ -39,19 +39,19 @@ def skip_clients() -> None:
 
 
 def skip_address_parser() -> None:
-    """Import nbformat without a parser of international web addresses: saves 2 to 4 s.
+    """Let nbformat be imported without a parser of international URLs: saves 2 to 4 s.
 
     nbformat imports jsonschema, which builds that parser if the package `rfc3987_syntax` is
-    installed (JupyterLab brings it). No notebook has such an address to check, and jsonschema goes
-    on without the package.
+    installed (JupyterLab needs it). Notebooks have no such URL to check, and jsonschema works
+    without the package.
     """
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: "not installed"
 
 
 def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
-    """Call `act` with the module `name`: now if it is imported, else as the last step of that.
+    """Call `act` with the module `name`: now if it is imported already, else when it is.
 
-    Importing the SDK takes seconds, and a notebook that does without it need not wait for them.
+    Importing the SDK takes seconds, for which a notebook without the SDK need not wait.
     """
     if name in sys.modules:
         act(sys.modules[name])
@@ -60,7 +60,10 @@ def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds one module where it is. Stays in `sys.meta_path`: an interrupted import is repeated."""
+    """Finds one module as usual, and adds a last step to its import.
+
+    It stays in `sys.meta_path`, because an import that was interrupted is repeated.
+    """
 
     def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
         self.name = name

@@ -1,8 +1,8 @@
-"""The secret of a root, what is derived from it, and how it stays out of what people read.
+"""The key of a root, the secrets derived from it or random, and how they stay out of texts.
 
-The key itself is in a file of the root, and is never sent. What is sent (a part of an address, the
-bearer token, the answer by which a server proves itself) is made from it or beside it, and all
-that opens a door looks the same: `secret-` and 43 letters, which `hide` can find anywhere.
+The key is in a file of the root, and is never sent. A proof that a server has the key is derived
+from it, and so is the secret in the path of Cloud Storage's URLs; bearer tokens and the secrets of
+jobs are random. All secrets have the form `secret-` and 43 characters, which `hide` can find.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Key:
 
     @classmethod
     def read(cls, root: Root) -> Key | None:
-        """Return the key of a root, or None if it has none that can be used."""
+        """Return the key of a root, or None if there is none or it is damaged."""
         try:
             value = bytes.fromhex(root.key.read_text())
         except (OSError, ValueError):
@@ -42,7 +42,7 @@ class Key:
 
     @classmethod
     def of(cls, root: Root) -> Key:
-        """Return the key of a root that this process serves; make one if there is none.
+        """Return the key of a root; make one if there is none.
 
         Raises:
             LocalModeError: if it cannot be written.
@@ -60,18 +60,18 @@ class Key:
         return made
 
     def in_path(self, port: int) -> str:
-        """Return the first part of the path of addresses on `port`, which opens them.
+        """Return the secret of `port`: the first part of the path of every URL there.
 
-        It stays the same for the clients of running notebooks as long as the port does. If
-        somebody else takes the port of a server that died, what old clients still send there
-        opens nothing: the next server has another port.
+        It stays the same as long as the port does, for the clients of running notebooks. If another
+        program takes the port of a server that died, the secrets that old clients send there are
+        worthless: the next server has another port.
         """
         return PREFIX + _text(self._digest(f"path {port}"))
 
     def proof(self, port: int, nonce: str) -> str:
-        """Return what only a server with this key can answer, asked on `port` with `nonce`.
+        """Return the answer that only a server with this key can give, on `port` for `nonce`.
 
-        The port is in it, so that nobody can pass the question on to the real server elsewhere.
+        It depends on the port, so that another program cannot get it from the real server.
         """
         return self._digest(f"proof {port} {nonce}").hex()
 
@@ -80,12 +80,12 @@ class Key:
 
 
 def new() -> str:
-    """Return a secret that opens something for a while: the token, the address of one job."""
+    """Return a new random secret, such as a server's token or the secret of a job."""
     return PREFIX + _text(secrets.token_bytes(KEY_BYTES))
 
 
 def new_nonce() -> str:
-    """Return a question that was never asked before."""
+    """Return a random number of 64 hexadecimal digits, to be used once."""
     return secrets.token_hex(KEY_BYTES)
 
 
