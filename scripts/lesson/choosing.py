@@ -1,7 +1,7 @@
 """Choose the machine of a training job from measurements and prices.
 
-The measurements are the tables data/benchmark-*.csv that `benchmark.py compute` writes, the prices
-those of costs.py. Notebook 06b shows how to use this, and what the answers mean.
+The measurements are the tables data/benchmark-*.csv that `benchmark.py compute` writes; the prices
+are those of costs.py. Notebook 06b shows how to use this module, and what the answers mean.
 """
 
 from __future__ import annotations
@@ -24,21 +24,26 @@ PRICE_SPREAD = {"high": 0.0, "medium": 0.1, "low": 0.3}  # our guess; see Assump
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the answers rest on; change it with `dataclasses.replace` or when you make it."""
+    """The assumptions behind the answers; pass others, or change one with `dataclasses.replace`.
+
+    Attributes:
+        epochs: of a run.
+        provisioning_minutes: before the script runs.
+        cpu_factor: seconds in which a CPU of Vertex AI does the work of one second here.
+        price_spread: the share by which a price may be wrong, up and down, by its confidence.
+    """
 
     epochs: int = 500
     provisioning_minutes: float = costs.PROVISIONING_MINUTES
-    # a CPU of Vertex AI does in a second what the measured one does in this many
     cpu_factor: float = 1.0
-    # by how much a price may be wrong, up and down, for each confidence
     price_spread: dict[str, float] = field(default_factory=lambda: dict(PRICE_SPREAD))
 
 
 def read_benchmarks(folder: Path = DATA) -> pd.DataFrame:
-    """Return the lines of all tables in `folder`, each with its `file` and `line` number.
+    """Return the lines of all tables in `folder`, with two more columns: `file` and `line`.
 
     Raises:
-        ValueError: if there is no table, or one without the columns that are needed.
+        ValueError: if there is no table, or one lacks a column.
     """
     needed = ["rows", "width", "batch_size", "device", "processes", "threads", "machine"]
     needed += ["epoch_seconds", "low_seconds", "high_seconds", "other_seconds"]
@@ -56,9 +61,9 @@ def read_benchmarks(folder: Path = DATA) -> pd.DataFrame:
 
 
 def curve(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
-    """Return the lines that have these values, sorted by rows: one line for each number of rows.
+    """Return the lines with these values, one for each number of rows, sorted by rows.
 
-    Of lines that differ in another column (threads, file), the fastest is kept.
+    Of lines that differ in other columns (threads, file), the fastest is taken.
     """
     for name, value in wanted.items():
         table = table[table[name] == value]
@@ -67,17 +72,17 @@ def curve(table: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def interpolate(line: pd.DataFrame, rows: float, column: str = "epoch_seconds") -> float:
-    """Return the seconds for a number of rows: measured, or between or beyond measured ones.
+    """Return the seconds for a number of rows, from the lines of `curve`.
 
-    Between two measured sizes, a straight line in logarithms. Above the largest, the straight line
-    through the last two goes on; below the smallest, the time stays the same, because starting the
-    work takes most of it.
+    Between two measured sizes, interpolate linearly in logarithms. Above the largest, continue the
+    straight line through the last two. Below the smallest, the time stays the same, because
+    starting the work takes most of it.
     """
     sizes, seconds = line["rows"].to_numpy(float), line[column].to_numpy(float)
     inside = np.exp(np.interp(np.log(rows), np.log(sizes), np.log(seconds)))
     if rows <= sizes[-1]:
         return float(inside)
-    from_zero = np.append(0.0, sizes), np.append(0.0, seconds)  # if there is only one
+    from_zero = np.append(0.0, sizes), np.append(0.0, seconds)  # in case there is a single size
     slope = np.diff(from_zero[1])[-1] / np.diff(from_zero[0])[-1]
     return float(inside + max(0.0, slope) * (rows - sizes[-1]))
 
@@ -87,12 +92,16 @@ def interpolate(line: pd.DataFrame, rows: float, column: str = "epoch_seconds") 
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """A machine that one could ask for, and what was measured on such a one, if anything."""
+    """A machine that a job could ask for, and the measurements on such a machine, if there are any.
+
+    Attributes:
+        measured: what `curve` returns.
+    """
 
     machine_type: str
     accelerator_type: str = ""
     accelerator_count: int = 0
-    measured: pd.DataFrame | None = None  # a curve
+    measured: pd.DataFrame | None = None
 
     @property
     def name(self) -> str:
@@ -124,16 +133,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Run:
-    """Time and cost of a run, each as it is expected, at best and at worst."""
+    """Time and cost of a run: in each tuple expected, best and worst."""
 
     minutes: tuple[float, float, float]
     usd: tuple[float, float, float]
 
 
 def predict(option: Option, rows: float, assumed: Assumptions) -> Run | None:
-    """Return what a run takes and costs, provisioning included; None if not measured or no price.
+    """Return time and cost of a run, with provisioning; None without measurement or price.
 
-    Best and worst combine the quartiles of the measured epochs with the doubt about the price.
+    Best and worst combine the quartiles of the measured epochs with the spread of the price.
     """
     minutes, usd = [], []
     for column, side in (("epoch_seconds", 0), ("low_seconds", -1), ("high_seconds", 1)):
@@ -150,19 +159,19 @@ def predict(option: Option, rows: float, assumed: Assumptions) -> Run | None:
 
 
 def doubt(estimate: costs.Estimate, assumed: Assumptions) -> float:
-    """Return by what share an estimate may be wrong because its prices may be."""
+    """Return the share by which an estimate may be wrong because of its prices: 0.1 is 10 %."""
     shares = [part.usd * assumed.price_spread[part.price.confidence] for part in estimate.parts]
     return sum(shares) / estimate.usd if estimate.usd else 0.0
 
 
 def price_factors(gpu: Option, cpu: Option, assumed: Assumptions) -> tuple[float, float]:
-    """Return how much cheaper and how much dearer than in the table a GPU may be, beside a CPU."""
+    """Return by which factors the price of the GPU, relative to the CPU's, may really differ."""
     of_gpu, of_cpu = (doubt(option.estimate(60, assumed), assumed) for option in (gpu, cpu))
     return (1 - of_gpu) / (1 + of_cpu), (1 + of_gpu) / (1 - of_cpu)
 
 
 def floor_usd(gpu: Option, cpu: Option, rows: float, assumed: Assumptions) -> float | None:
-    """Return what a run costs on a GPU that computes in no time: less is impossible."""
+    """Return the US dollars of a run on a GPU that computes in no time, a lower bound."""
     return gpu.estimate(cpu.start_minutes(rows), assumed).usd
 
 
@@ -175,7 +184,10 @@ def needed_speed_up(
     W / s. With prices c and g for an hour, g (F + W / s) = c (F + W): s = W / (c (F + W) / g - F).
 
     Args:
-        price_factor: multiplies the price of the GPU's machine, to see what a doubt about it does.
+        gpu, cpu: the two machines; the CPU must have measurements.
+        rows: of the training table.
+        assumed: the assumptions.
+        price_factor: multiplies the price of the GPU's machine, see `price_factors`.
 
     Returns:
         s; infinite if even a GPU that computes in no time costs more; NaN without prices.
@@ -191,11 +203,11 @@ def needed_speed_up(
 
 
 def first_rows(gpu: Option, cpu: Option, assumed: Assumptions, price_factor: float = 1.0) -> float:
-    """Return the rows above which some GPU could be cheaper: infinite if there are none.
+    """Return the number of rows above which a GPU could be cheaper; infinite if there is none.
 
-    There, `needed_speed_up` becomes finite. Found by halving, between 1 and 10^12 rows.
+    There, `needed_speed_up` becomes finite. Found by bisection, between 1 and 10^12 rows.
     """
-    low, high = 0.0, 12.0  # logarithms
+    low, high = 0.0, 12.0  # logarithms to base 10
     if not math.isfinite(needed_speed_up(gpu, cpu, 10**high, assumed, price_factor)):
         return math.inf
     for _ in range(60):
@@ -211,11 +223,13 @@ def first_rows(gpu: Option, cpu: Option, assumed: Assumptions, price_factor: flo
 def recommend(
     options: Sequence[Option], rows: int, deadline_minutes: float, assumed: Assumptions
 ) -> str:
-    """Say in words which option to take, and why. The first option must be the CPU.
+    """Return in words which option to take, and why.
 
     Args:
+        options: the machines; the first one must be the CPU.
         rows: of the training table, 1 or more.
         deadline_minutes: from the start of the job to its end, provisioning included.
+        assumed: the assumptions.
     """
     values = {"rows": rows, "epochs": assumed.epochs, "the deadline": deadline_minutes}
     for name, value in values.items():

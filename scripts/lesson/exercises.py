@@ -1,8 +1,8 @@
 """The lesson's exercises: what a check cell says about an answer.
 
-Each check takes the notebook's names, `globals()`, and returns one sentence: it begins with
-`Correct` if the answer is right, else with `Not yet` and what leads on. A check never raises,
-whatever it finds. The solutions stand in the notebook, below each task.
+Each check takes the notebook's names, `globals()`, and returns a text. It begins with `Correct` if
+the answer is right, else with `Not yet` and a hint. A check never raises an exception. The
+solutions are in the notebook, below each task.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ ONE_L4 = {f"g2-standard-{size}" for size in (4, 8, 12, 16, 32)}
 MORE_L4 = {"g2-standard-24": 2, "g2-standard-48": 4, "g2-standard-96": 8}
 # The workshop of the cost exercise.
 ATTENDEES, MINUTES, MACHINE, ACCELERATOR = 25, 10, "n1-standard-8", "NVIDIA_TESLA_T4"
-TOLERANCE = 0.013  # of a cost: 5 for 5.05 is right; provisioning counted once is not
+TOLERANCE = 0.013  # relative, for costs: 5 for 5.05 is right; provisioning for one job only is not
 
 
 class NotYet(Exception):
-    """The answer is not right yet; the message leads on."""
+    """The answer is not right yet; the message is a hint."""
 
 
 def require(fine: object, hint: str) -> None:
@@ -44,7 +44,7 @@ def require(fine: object, hint: str) -> None:
 
 
 def described(answer: object) -> str:
-    """Return an answer as a learner would name it: 250, 'text', a function, a list …"""
+    """Return an answer in words that a learner knows: 250, 'text', a function, a list …"""
     if callable(answer):
         return "a function or a type, not its value"
     if isinstance(answer, float) and not math.isfinite(answer):
@@ -63,9 +63,11 @@ def is_number(answer: object) -> TypeGuard[float]:
 
 
 def check(*needed: str) -> Callable[[Callable[..., str]], Check]:
-    """Make a check of a function of the names `needed`: it never raises.
+    """Return a decorator that makes a check, which never raises, of a function.
 
-    The function returns what to say about a right answer, and raises NotYet for another.
+    Args:
+        needed: the notebook's names whose values are the function's arguments. The function
+            returns the comment on a right answer, and raises NotYet for a wrong one.
     """
 
     def decorate(function: Callable[..., str]) -> Check:
@@ -74,15 +76,15 @@ def check(*needed: str) -> Callable[[Callable[..., str]], Check]:
             try:
                 for name in needed:
                     require(name in names, f"{name} has no value. {AGAIN}")
-                said = f"Correct: {function(*(names[name] for name in needed))}"
+                text = f"Correct: {function(*(names[name] for name in needed))}"
             except NotYet as hint:
-                said = f"Not yet: {hint}"
+                text = f"Not yet: {hint}"
             except Exception as error:
-                said = (
+                text = (
                     f"Not yet: {needed[0]} has a form that cannot be checked ({error}). Keep the "
                     "form that the cell had, and change only what the task says."
                 )
-            return textwrap.fill(said, WIDTH, break_long_words=False, break_on_hyphens=False)
+            return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
         return checked
 
@@ -90,7 +92,7 @@ def check(*needed: str) -> Callable[[Callable[..., str]], Check]:
 
 
 def one_text(name: str, answer: object) -> str:
-    """Return an answer that should be one text; say what is wrong with it as a text."""
+    """Return an answer that must be a text; raise NotYet if it is none, or holds braces."""
     require(
         isinstance(answer, str),
         f"{name} is {described(answer)}; write a text, between quotation marks.",
@@ -109,7 +111,7 @@ def one_text(name: str, answer: object) -> str:
 
 @check("WORK")
 def other_seed(work: Path) -> str:
-    """Check that the run in the folder third_run used another seed than the first, only that."""
+    """Check that the run in third_run differs from the first one in its seed only."""
     first, third = _metrics(work / "first_run"), _metrics(work / "third_run")
     require(first, "the run in first_run is missing. Run the local test again.")
     elsewhere = _newest_other_run(work, third)
@@ -156,7 +158,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def _newest_other_run(work: Path, third: dict[str, Any]) -> tuple[str, int] | None:
-    """Return folder and seed of the newest run with another seed that lies beside third_run."""
+    """Return folder and seed of the newest run with another seed in a folder beside third_run."""
     known = {work / name for name in ("first_run", "second_run", "third_run")}
     paths = [p for p in work.glob("*/metrics.json") if p.parent not in known]
     paths.sort(key=lambda path: path.stat().st_mtime)
@@ -168,7 +170,7 @@ def _newest_other_run(work: Path, third: dict[str, Any]) -> tuple[str, int] | No
 
 
 def _same_seed(folder: Path, third: dict[str, Any], elsewhere: tuple[str, int] | None) -> str:
-    """Say why a learner's run may still have the seed of the first."""
+    """Return a hint why the run in third_run has the same seed as the first one."""
     if elsewhere:
         name, seed = elsewhere
         return f"a run with seed {seed} lies in {name!r}, not in third_run: correct --model_out."
@@ -187,7 +189,7 @@ def _same_seed(folder: Path, third: dict[str, Any], elsewhere: tuple[str, int] |
 def workshop_cost(answer: Any) -> str:
     """Check the cost of a workshop in which everybody runs the GPU job once.
 
-    Right with provisioning and without: whether it is billed is not established.
+    Both amounts are right, with provisioning and without: whether it is billed is not known.
     """
     require(
         not isinstance(answer, costs.Estimate),
@@ -221,7 +223,7 @@ def _close(value: float, expected: float) -> bool:
 
 
 def _wrong_cost(answer: float, right: float) -> str:
-    """Say what a wrong cost looks like."""
+    """Return a hint about the mistake that leads to a wrong cost."""
     hour = costs.estimate(MACHINE, ACCELERATOR, 1).usd_per_hour or 0.0
     for amount in (right, hour * ATTENDEES * MINUTES / 60):
         if _close(answer, amount / ATTENDEES):
@@ -248,7 +250,7 @@ def _wrong_cost(answer: float, right: float) -> str:
 
 
 def _other_questions() -> list[tuple[costs.Estimate, str]]:
-    """Return what a wrong cost may be the cost of, and what to say of it."""
+    """Return estimates that a learner may have made in place of the right one, with a hint each."""
     task = f"The task says {MACHINE} with one {ACCELERATOR}."
     together = ATTENDEES * MINUTES
     gpu = functools.partial(costs.estimate, MACHINE, ACCELERATOR)
@@ -328,7 +330,7 @@ def output_file(answer: Any, base: str) -> str:
 
 
 def failed_job_args(bucket_name: str) -> list[str]:
-    """Return the arguments of a colleague's job, which has a fault."""
+    """Return the arguments of a colleague's job, one of which names a missing file."""
     return [
         f"--train=gs://{bucket_name}/data/train_data.npz",
         f"--val=gs://{bucket_name}/data/validation_data.npz",
@@ -480,7 +482,7 @@ def leaks(answers: Any) -> str:
     return "; ".join(f"{name}: {reason}" for name, (*_, reason) in LEAKS.items()) + "."
 
 
-# The greatest values of the lesson's passengers, in data/titanic_*.csv.
+# The largest values of the lesson's passengers, in data/titanic_*.csv.
 MOST = {"Pclass": 3, "Age": 80, "SibSp": 8, "Parch": 6, "Fare": 513}
 
 
@@ -543,7 +545,7 @@ WHERE_TO_LOOK = {
 
 @check("causes")
 def diagnoses(answer: Any) -> str:
-    """Check what a learner says about the four broken jobs."""
+    """Check the causes that a learner names for the four broken jobs."""
     require(isinstance(answer, Mapping), "causes must stay a dict: {1: …, 2: …, 3: …, 4: …}.")
     require(
         sorted(answer, key=str) == sorted(CAUSES),

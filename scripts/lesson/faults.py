@@ -1,7 +1,7 @@
-"""Let jobs and buckets fail on purpose, in local mode; and what a failed job says last.
+"""Makes jobs and buckets fail on purpose, in local mode; and shortens the error of a failed job.
 
-For the notebook 06f. On Google Cloud nothing can be made to fail: there, `add` says so and stops,
-before anything is launched that costs money.
+For the notebook 06f. On Google Cloud nothing can be made to fail: there, `add` raises SetupError,
+before the notebook launches anything that costs money.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from lesson.setup import SetupError
 
-# Job of the exercise -> the fault that it meets, and the arguments in which it differs.
+# For each job of the exercise: its fault, and the arguments in which it differs.
 BROKEN: dict[int, tuple[list[str], list[str]]] = {
     1: (["stockout"], []),
     2: ([], ["--learning_rate=0"]),
@@ -25,7 +25,7 @@ BROKEN: dict[int, tuple[list[str], list[str]]] = {
 
 
 def add(kind: str, **options: Any) -> None:
-    """Let something go wrong from now on; `vertex-local fault add --help` lists what.
+    """Add a fault; `vertex-local fault add --help` lists the kinds, and its options.
 
     Args:
         kind: such as `preemption`.
@@ -34,39 +34,39 @@ def add(kind: str, **options: Any) -> None:
     Raises:
         SetupError: outside local mode.
     """
-    told = [f"{name}={value}" for name, value in options.items()]
-    _fault("add", kind, *(f"--{each}" for each in told))
-    print("From now on:", " ".join([kind, *told]))
+    given = [f"{name}={value}" for name, value in options.items()]
+    _fault("add", kind, *(f"--{each}" for each in given))
+    print("From now on:", " ".join([kind, *given]))
 
 
 def clear() -> None:
-    """Let nothing go wrong on purpose any more."""
+    """Remove all faults."""
     _fault("clear")
 
 
-def _fault(*words: str) -> None:
-    """Run `vertex-local fault` with these words."""
+def _fault(*arguments: str) -> None:
+    """Run `vertex-local fault` with these arguments; raise SetupError if it fails."""
     if "VERTEX_LOCAL_BUCKETS" not in os.environ:
         raise SetupError(
             "this cell needs local mode, because on Google Cloud nothing can be made to fail. "
             "Read on: the text says what you would see. Or choose the kernel Python 3 (Vertex AI "
             "local mode) in the menu Kernel → Change Kernel."
         )
-    command = [sys.executable, "-m", "vertex_local", "fault", *words]
+    command = [sys.executable, "-m", "vertex_local", "fault", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SetupError(done.stderr.strip().splitlines()[-1])
 
 
 def last_words(error: Exception) -> str:
-    """Return what a failed job's error says: its code, and the end of its message."""
+    """Return the code of a failed job's error, and the first and the last two lines of its text."""
     text = str(error)
     code = re.search(r"code: (\d+)", text)
     message = re.search(r'message: "(.*)"', text, re.DOTALL)
     written = message[1] if message else text
     lines = written.replace("\\n", "\n").replace("\\'", "'").split("\n")
-    said = [line for each in lines if (line := each.partition("To find out more")[0].strip())]
-    kept = said if len(said) <= 3 else [said[0], *said[-2:]]
+    own = [line for each in lines if (line := each.partition("To find out more")[0].strip())]
+    kept = own if len(own) <= 3 else [own[0], *own[-2:]]
     return "\n".join([f"code {code[1]}" if code else "no code", *(line[:300] for line in kept)])
 
 
@@ -75,7 +75,7 @@ def broken_job(number: int, launch: Callable[..., Any]) -> str:
 
     Args:
         number: 1 to 4.
-        launch: runs a job with a name and more arguments, as the notebook's function does.
+        launch: runs a job, given its name and further arguments of the script.
     """
     fault, arguments = BROKEN[number]
     clear()

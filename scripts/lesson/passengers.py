@@ -1,4 +1,4 @@
-"""The passengers of the Titanic as numbers: what is fitted, and how it is used again.
+"""The passengers of the Titanic as numbers: fits the rules, and applies them.
 
     rules = passengers.fit(train_rows)  # medians, codes, means: of the training rows only
     X = passengers.transform(any_rows, rules)
@@ -35,8 +35,8 @@ def fit(train_rows: pd.DataFrame) -> dict[str, Any]:
     """Return the rules that turn passengers into numbers, computed from the training rows.
 
     Returns:
-        `features` (their names, in order), `fill` (what a missing value becomes), `codes` (the
-        number of each word), `mean` and `scale` (of each feature, for scaling).
+        `features` (their names, in order), `fill` (what replaces a missing value), `codes` (the
+        number of each word), `mean` and `scale` (of each feature).
     """
     _require(train_rows, FEATURES)
     medians = {name: float(train_rows[name].median()) for name in ("Age", "Fare")}
@@ -53,17 +53,17 @@ def fit(train_rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def encode(table: pd.DataFrame, rules: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Return the features as numbers, with the gaps filled: float64, [rows, features].
+    """Return the features as numbers, with missing values filled: float64, [rows, features].
 
     Raises:
-        ValueError: names the column and the value if there is a word that the training rows do
-            not have, a number that is none, or a gap that no rule fills.
+        ValueError: if a word is not in the training rows, a value is not a number, or no rule
+            fills a missing value; names the column and the value.
     """
     features = rules["features"]
     _require(table, features)
     columns = []
     for name in features:
-        # None first: pandas would otherwise keep it in a column of mixed types.
+        # Fill missing values first: pandas would keep None in a column of mixed types.
         column = table[name].astype(object).where(table[name].notna(), rules["fill"].get(name))
         if column.isna().any():
             raise ValueError(f"{name} is missing for a passenger, and there is no rule to fill it.")
@@ -72,7 +72,7 @@ def encode(table: pd.DataFrame, rules: dict[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def _numbers(name: str, column: pd.Series, codes: dict[str, int] | None) -> np.ndarray[Any, Any]:
-    """Turn one column without gaps into numbers."""
+    """Return a column without missing values as numbers."""
     if codes is not None:
         unknown = sorted({repr(v) for v in column if not (isinstance(v, str) and v in codes)})
         if unknown:
@@ -87,7 +87,7 @@ def _numbers(name: str, column: pd.Series, codes: dict[str, int] | None) -> np.n
 
 
 def transform(table: pd.DataFrame, rules: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Return the features as the network wants them: float32, [rows, features], scaled."""
+    """Return the features as the network needs them: scaled, float32, [rows, features]."""
     scaled = (encode(table, rules) - np.array(rules["mean"])) / np.array(rules["scale"])
     return np.asarray(scaled, dtype="float32")
 
@@ -98,10 +98,12 @@ def _require(table: pd.DataFrame, columns: list[str]) -> None:
 
 
 def prepare(bucket: Any) -> dict[str, Any]:
-    """Return the rules in a bucket's data/; if there are none, make data and rules as 06 does.
+    """Return the rules in the folder data/ of a bucket; make rules and data if there are none.
+
+    They are made as notebook 06 does.
 
     Args:
-        bucket: of Cloud Storage, with titanic_train.csv in it.
+        bucket: a bucket of Cloud Storage that contains titanic_train.csv.
     """
     saved = bucket.blob("data/preprocessing.json")
     if saved.exists():

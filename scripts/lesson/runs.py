@@ -16,7 +16,7 @@ RUNS = "artifacts/pytorch/"
 
 
 def show(client: Any, uri: str) -> None:
-    """Print the objects below a `gs://` address with their sizes, and their total in MB."""
+    """Print the objects below a `gs://` URI with their sizes in bytes, and the total in MB."""
     bucket_name, _, folder = uri.removeprefix("gs://").partition("/")
     prefix = f"{folder.rstrip('/')}/" if folder else ""
     blobs = list(client.list_blobs(bucket_name, prefix=prefix))
@@ -42,7 +42,7 @@ def history(client: Any, uri: str) -> pd.DataFrame:
 
 
 def model(client: Any, uri: str) -> Any:
-    """Return the trained network of the run in a `gs://` folder, on the CPU, ready to be used."""
+    """Return the trained network of the run in a `gs://` folder, on the CPU, in evaluation mode."""
     import torch
 
     from train_nn import build_model
@@ -62,7 +62,10 @@ def chances(network: Any, features: Any) -> Any:
 
 
 def finished(client: Any, bucket_name: str) -> list[str]:
-    """Return the folders of all finished runs of a bucket, the newest last."""
+    """Return the folders of all finished runs of a bucket, the newest last.
+
+    They are sorted by name, because a run's id begins with its date and time.
+    """
     blobs = client.list_blobs(bucket_name, prefix=RUNS)
     folders = [
         b.name.removesuffix("/metrics.json") for b in blobs if b.name.endswith("/metrics.json")
@@ -71,7 +74,12 @@ def finished(client: Any, bucket_name: str) -> list[str]:
 
 
 def table(client: Any, bucket_name: str, newest: int) -> pd.DataFrame:
-    """Return one column for each of the newest finished runs of a bucket, the newest last.
+    """Return a table with one column for each of the newest finished runs, the newest last.
+
+    Args:
+        client: a client of Cloud Storage.
+        bucket_name: the bucket.
+        newest: the largest number of columns.
 
     Raises:
         LookupError: if there is none yet.

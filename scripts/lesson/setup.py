@@ -1,6 +1,6 @@
 """Set-up of the notebooks: packages, the two names, the clients, and whom they talk to.
 
-What is wrong is said in one sentence that begins with the name to correct.
+An error about a name begins with that name.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PACKAGES = ["google-cloud-aiplatform", "google-cloud-storage", "torch", "numpy",
 PACKAGES += ["scikit-learn", "matplotlib", "setuptools"]
 PASSENGERS = Path(__file__).resolve().parents[2] / "data" / "titanic_train.csv"
 LONGEST_LABEL = 63
-WIDTH = 68  # characters; JupyterLab, 1000 pixels wide, breaks longer lines inside of words
+WIDTH = 68  # characters; JupyterLab at 1000 pixels breaks longer lines in the middle of words
 
 
 class SetupError(Exception):
-    """Something that the reader of a notebook can put right."""
+    """Something that the reader of a notebook can correct."""
 
     def _render_traceback_(self) -> list[str]:
-        """Let Jupyter show the sentences alone, without a traceback; IPython calls this method."""
+        """Return the message without a traceback; IPython calls this method."""
         lines = f"{type(self).__name__}: {self}".splitlines()
         fill = textwrap.TextWrapper(WIDTH, break_on_hyphens=False).fill
         return [line if line.startswith(" ") else fill(line) for line in lines]
@@ -62,7 +62,7 @@ def check_names(bucket_name: Any, last_name: Any) -> str:
     """Check the two names that a learner edits; return the label that marks the jobs.
 
     Raises:
-        SetupError: names the variable, the rule, and a name that would do.
+        SetupError: names the variable, the rule, and a name that is allowed.
     """
     if problem := bucket_problem(bucket_name):
         raise SetupError(f"BUCKET_NAME = {bucket_name!r}: {problem}")
@@ -82,9 +82,9 @@ def check_names(bucket_name: Any, last_name: Any) -> str:
 def label(name: str) -> str:
     """Return a name as the value of a label: `van der Berg` becomes `van-der-berg`.
 
-    Lowercase letters, digits and dashes, at most 63: Google's rules for labels,
-    https://cloud.google.com/resource-manager/docs/labels-overview, which would also allow
-    underscores and accents. Accents are taken off, so that a label is easy to type.
+    At most 63 lowercase letters, digits and dashes. Google's rules for labels
+    (https://cloud.google.com/resource-manager/docs/labels-overview) also allow underscores and
+    accents, but without accents a label is easier to type.
     """
     plain = unicodedata.normalize("NFKD", name)
     letters = "".join(c for c in plain if not unicodedata.combining(c)).lower()
@@ -92,10 +92,10 @@ def label(name: str) -> str:
 
 
 def bucket_problem(name: Any) -> str:
-    """Return what is wrong with the name of a bucket, in one sentence; empty if nothing is.
+    """Return what is wrong with the name of a bucket, in one sentence; "" if nothing is.
 
     Source: the bucket naming rules, https://cloud.google.com/storage/docs/buckets#naming. Names
-    with dots are refused too: they must be a domain that belongs to you.
+    with dots are refused, too: they must be a domain that belongs to you.
     """
     if not isinstance(name, str) or not name.strip():
         return 'write the name of your bucket between quotation marks, such as "doe-titanic".'
@@ -125,7 +125,7 @@ def bucket_problem(name: Any) -> str:
 
 
 def storage_client() -> Any:
-    """Return a client of Cloud Storage, with the account and the project of this machine.
+    """Return a client of Cloud Storage with this machine's account and project.
 
     Raises:
         SetupError: if there is no account or no project; says what to do.
@@ -147,10 +147,10 @@ def storage_client() -> Any:
 
 
 def where(client: Any = None) -> str:
-    """Say whom the clients of this kernel talk to, and whether that costs money.
+    """Return whom the clients of this kernel talk to, and whether that costs money.
 
-    Read from what the clients say of themselves: the endpoint of `aiplatform`, and that of the
-    storage client if one is given.
+    It is read from the endpoint of `aiplatform`, and from that of the storage client if one is
+    given.
     """
     from google.cloud.aiplatform import initializer
 
@@ -171,7 +171,7 @@ def where(client: Any = None) -> str:
 
 
 def is_here(endpoint: str | None) -> bool:
-    """Tell whether an endpoint, such as `http://127.0.0.1:8080`, is on this machine."""
+    """Return whether an endpoint, such as `http://127.0.0.1:8080`, is on this machine."""
     address = endpoint or ""
     host = urlsplit(address if "//" in address else f"//{address}").hostname or ""
     try:
@@ -184,13 +184,13 @@ def open_bucket(client: Any, name: str, region: str, passengers: Path = PASSENGE
     """Return the bucket, made if it is not there yet, with the table of passengers in it.
 
     Args:
-        client: of Cloud Storage.
-        name: of the bucket.
-        region: where it is made.
-        passengers: the table to upload if the bucket has none of that name.
+        client: a client of Cloud Storage.
+        name: the bucket's name.
+        region: where the bucket is made.
+        passengers: the table to upload if the bucket has no object of this name.
 
     Raises:
-        SetupError: if the login has expired, or the bucket belongs to somebody else, or may not be
+        SetupError: if the login has expired, or the bucket belongs to somebody else or may not be
             used; says what to do.
     """
     from google.api_core.exceptions import Conflict, Forbidden

@@ -1,4 +1,4 @@
-"""The trials of a search as a table and as pictures; what the exercises of notebook 06e check."""
+"""The trials of a search as a table and as a plot, and the checks of notebook 06e's exercises."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ report("val_loss", val_loss)
 
 
 def value(trial: Any) -> float:
-    """Return the first metric of a trial, or NaN: a trial that failed has no measurement."""
+    """Return the first metric of a trial; NaN for a failed one, which has no measurement."""
     metrics = trial.final_measurement.metrics
     return float(metrics[0].value) if metrics else float("nan")
 
 
 def table(search: Any) -> pd.DataFrame:
-    """Return one row for each trial of a `HyperparameterTuningJob`, in the order of their ids.
+    """Return a table with one row for each trial of a `HyperparameterTuningJob`.
 
-    Its columns: the parameters, the metric under its name, `step` and `state`. Vertex AI returns
-    every number as a float; a column of whole numbers is shown as such.
+    Its columns are the parameters, the metric under its name, `step` and `state`. Vertex AI returns
+    every number as a float; here, a column that has only whole numbers becomes one of integers.
     """
     metric = search.gca_resource.study_spec.metrics[0].metric_id
     rows = []
@@ -43,7 +43,7 @@ def table(search: Any) -> pd.DataFrame:
 
 
 def best(search: Any) -> Any:
-    """Return the best trial by the first metric, whichever way its goal points.
+    """Return the best trial by the first metric and its goal (minimize or maximize).
 
     Raises:
         ValueError: if no trial has a measurement.
@@ -60,9 +60,9 @@ def _minimizes(search: Any) -> bool:
 
 
 def plot(search: Any) -> None:
-    """Draw where the trials lie in the space of the first two parameters, and what they found.
+    """Plot the trials by their first two parameters, and how the best value improved.
 
-    Both axes of the left picture are logarithmic. A trial is a circle with its number; the best
+    Both axes of the left plot are logarithmic. A trial is a circle with its number; the best one
     has a thick edge.
     """
     import matplotlib.pyplot as plt
@@ -94,7 +94,7 @@ def plot(search: Any) -> None:
 
 @check("metric_name", "typo")
 def metric_name(answer: Any, search: Any) -> str:
-    """Check the name of the metric that the trials of a search with a wrong one did report."""
+    """Check the name of the metric that was reported to a search that asked for a wrong one."""
     name = one_text("metric_name", answer)
     wrong = search.gca_resource.study_spec.metrics[0].metric_id
     require(name, "write the name between the quotation marks; the reason above has it.")
