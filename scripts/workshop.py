@@ -8,7 +8,7 @@ Needs nothing but Python 3.10 or newer with pip. The first call makes a virtual 
     python3 scripts/workshop.py lab      open the episode in JupyterLab, in local mode
     python3 scripts/workshop.py doctor   check this machine
     python3 scripts/workshop.py rehearse --project P --bucket B --region R
-                                         look whether the lesson would run on Google Cloud; with
+                                         check whether the lesson would run on Google Cloud; with
                                          --yes also run it there, which costs money
 """
 
@@ -39,7 +39,7 @@ REPO = Path(__file__).resolve().parents[1]
 VENV = REPO / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 STAMP = VENV / "installed-for"
-# pip, with few of its settings
+# pip with only those of the user's settings by which it reaches packages
 PIP = REPO / "scripts" / "vertex_local" / "jobs" / "packages" / "pip_settings.py"
 PINS = REPO / "scripts" / "tested-versions.txt"
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
@@ -47,15 +47,15 @@ ROOT = Path(os.environ.get("VERTEX_LOCAL_ROOT") or REPO / ".vertex-local").absol
 ARTIFACTS = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
 JUPYTER_SECONDS = 60
 LAB_SETTINGS = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
-# Found by the Jupyter of `lab` only: here the kernel `python3` is that of local mode.
+# Kernels for the Jupyter of `lab` only, in which `python3` is the kernel of local mode.
 LAB_PATH = VENV / "share" / "workshop-lab"
-# JupyterLab lays its question about news over the lesson, and looks for updates in the internet.
+# Else JupyterLab asks about news on top of the lesson, and looks for updates on the internet.
 NOTICES = "@jupyterlab/apputils-extension:notification"
 QUIET_LAB = {NOTICES: {"fetchNews": "false", "checkForUpdates": False}}
 
 
 class WorkshopError(Exception):
-    """Something the user can put right; the message says what is wrong and what to do."""
+    """Something the user can correct; the message says what is wrong and what to do."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,14 +116,14 @@ def lab(browser: bool) -> int:
     """Open the episode in JupyterLab, in which every notebook runs in local mode."""
     install()
     was_running = is_running()
-    # Not left to the kernel: Ctrl-C, while the kernel starts the server, would leave it running.
+    # If the kernel started the server, a Ctrl-C at that moment would leave it running.
     if not was_running and vertex_local("up"):
         return 1
     LAB_SETTINGS.parent.mkdir(parents=True, exist_ok=True)
     LAB_SETTINGS.write_text(json.dumps(QUIET_LAB))
     install_lab_kernel()
     paths = [str(LAB_PATH), *filter(None, [os.environ.get("JUPYTER_PATH")])]
-    runtime = Path(tempfile.mkdtemp(prefix="jupyter-", dir=ROOT))  # for this user's eyes only
+    runtime = Path(tempfile.mkdtemp(prefix="jupyter-", dir=ROOT))  # only this user can read it
     jupyter = subprocess.Popen(
         [PYTHON, "-m", "jupyterlab", "--no-browser", "--ServerApp.log_level=ERROR"]
         + ["--ServerApp.port=0", "--ServerApp.no_browser_open_file=True"]
@@ -157,7 +157,7 @@ def lab(browser: bool) -> int:
 
 
 def rehearse(arguments: list[str]) -> int:
-    """Look whether the lesson would run on Google Cloud; with `--yes`, also run it there."""
+    """Check whether the lesson would run on Google Cloud; with `--yes`, also run it there."""
     install()
     return subprocess.call(
         [PYTHON, str(REPO / "scripts" / "maintainers" / "rehearse.py"), *arguments], cwd=REPO
@@ -198,12 +198,12 @@ def install() -> None:
 
 
 def is_installed() -> bool:
-    """Return whether `.venv` was made completely, from the present lists of packages."""
+    """Return whether `.venv` is complete and was made from the present lists of packages."""
     return Path(PYTHON).exists() and STAMP.is_file() and STAMP.read_text() == fingerprint()
 
 
 def fingerprint() -> str:
-    """Return what the content of `.venv` depends on, as one short text."""
+    """Return a checksum of everything that the content of `.venv` depends on."""
     parts = [(REPO / "pyproject.toml").read_bytes(), PINS.read_bytes(), str(REPO).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -229,7 +229,7 @@ def is_running() -> bool:
 
 
 def set_root_aside() -> None:
-    """Give the run an empty root; what was there before is kept under another name."""
+    """Rename an existing root, so that the run starts with an empty one."""
     if not ROOT.exists():
         return
     if is_running():
@@ -246,7 +246,11 @@ def set_root_aside() -> None:
 
 
 def show_runs() -> None:
-    """Print the folders of the CPU and the GPU run, as files that one can open."""
+    """Print the folders and files of the CPU run and the GPU run.
+
+    Raises:
+        WorkshopError: if there are other folders or files than these two runs should have.
+    """
     folders = sorted(ROOT.glob("buckets/*/artifacts/pytorch/*"))
     if len(folders) != 2:
         raise WorkshopError(f"expected two run folders below {ROOT / 'buckets'}, found {folders}.")
@@ -266,25 +270,25 @@ def show_runs() -> None:
 
 
 def install_lab_kernel() -> None:
-    """Make local mode's kernel the one that the notebooks name, for the Jupyter of `lab` alone.
+    """Make local mode's kernel the kernel `python3`, for the Jupyter of `lab` alone.
 
-    They name `python3`, as Workbench does, and keep that name when they are saved.
+    The notebooks name `python3`, as in Workbench, and keep that name when they are saved.
     """
     installed = VENV / "share" / "jupyter" / "kernels" / "vertex-local"
     shutil.copytree(installed, LAB_PATH / "kernels" / "python3", dirs_exist_ok=True)
 
 
 def jupyter_address(runtime: Path, jupyter: "subprocess.Popen[bytes]") -> "tuple[str, str]":
-    """Return where JupyterLab listens, and the token that it made up for itself.
+    """Return JupyterLab's address, and the token that it has chosen.
 
-    It writes both into a file that only its owner may read. On a command line, every user of the
-    machine could read the token, and with it open a terminal.
+    It writes both into a file that only its owner may read. If we passed it a token on the command
+    line, every user of the machine could read that, and open a terminal with it.
     """
-    told = runtime / f"jpserver-{jupyter.pid}.json"
+    file = runtime / f"jpserver-{jupyter.pid}.json"
     deadline = time.monotonic() + JUPYTER_SECONDS
     while True:
         try:
-            server = json.loads(told.read_text())
+            server = json.loads(file.read_text())
             return f"http://127.0.0.1:{server['port']}", str(server["token"])
         except (OSError, ValueError) as err:  # not yet there, or not yet complete
             if jupyter.poll() is not None or time.monotonic() > deadline:
@@ -293,7 +297,10 @@ def jupyter_address(runtime: Path, jupyter: "subprocess.Popen[bytes]") -> "tuple
 
 
 def redirect_file(folder: Path, page: str) -> Path:
-    """Write a page that leads to `page`, and return it: a browser's command line is public, too."""
+    """Write a file that opens `page`, and return its path.
+
+    The browser gets this path, because other users can read its command line.
+    """
     path = folder / "open.html"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(f'<meta http-equiv="refresh" content="0; url={html.escape(page)}">\n')
@@ -308,12 +315,12 @@ def open_session(address: str, token: str, path: str, jupyter: "subprocess.Popen
         data=json.dumps(session).encode(),
         headers={"Authorization": f"token {token}", "Content-Type": "application/json"},
     )
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever is set
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without a proxy
     deadline = time.monotonic() + JUPYTER_SECONDS
     while True:
         try:
-            direct.open(f"{address}/api", timeout=JUPYTER_SECONDS).close()  # without the token
-            if jupyter.poll() is not None:  # so it is another program that has its port
+            direct.open(f"{address}/api", timeout=JUPYTER_SECONDS).close()  # send no token yet
+            if jupyter.poll() is not None:  # another program answers on its port
                 raise WorkshopError("JupyterLab does not start; its own lines say why.")
             with direct.open(request, timeout=JUPYTER_SECONDS):
                 return

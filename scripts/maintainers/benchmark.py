@@ -1,12 +1,12 @@
-"""Measure what this project promises about speed and memory, and print it beside the targets.
+"""Measure the speed and memory that this project promises, and print them beside the targets.
 
     python scripts/maintainers/benchmark.py trainer                # all measures: some minutes
     python scripts/maintainers/benchmark.py trainer --only epoch   # one of them
-    python scripts/maintainers/benchmark.py trainer --quick        # small and rough: does it work?
+    python scripts/maintainers/benchmark.py trainer --quick        # small and rough, as a test
     python scripts/maintainers/benchmark.py compute --help         # seconds an epoch, into a table
 
-A ratio compares two things that ran in turn in this one run, and is the median of several turns:
-so it holds on a slow or busy machine, too.
+A ratio is the median of several comparisons of two things that run in turn, so it is valid on a
+slow or busy machine, too.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def trainer(rows: int, val_rows: int, *options: str, device: str = "cpu") -> tra
 
 
 class PlainLoop:
-    """The loop of the tutorials, with torch.optim.Adam: what the trainer is compared with."""
+    """The training loop of the tutorials, with torch.optim.Adam, to compare the trainer with."""
 
     def __init__(self, rows: int, val_rows: int, device: str = "cpu") -> None:
         self.train, self.val = table(rows, device), table(val_rows, device)
@@ -111,7 +111,12 @@ def data_files(folder: Path, rows: int, val_rows: int) -> list[str]:
 
 
 def process(*command: str, modules: Path | None = None) -> Callable[[], None]:
-    """Return what runs Python with a command line; `modules` is a folder to import from first."""
+    """Return a function that runs Python with these arguments.
+
+    Args:
+        command: the arguments.
+        modules: a folder from which it imports first.
+    """
     env = {name: text for name, text in os.environ.items() if not name.startswith("AIP_")}
     if modules:
         env["PYTHONPATH"] = str(modules)
@@ -124,9 +129,9 @@ def process(*command: str, modules: Path | None = None) -> Callable[[], None]:
 
 
 def peak_memory(code: str, *argv: str) -> int:
-    """The most memory that a process held, in bytes.
+    """Return the peak memory of a Python process that runs `code`, in bytes.
 
-    Linux counts it anew for every program; `getrusage` would include the memory of this one.
+    It is read from /proc, where it begins with the program; `getrusage` includes this process.
     """
     code += (
         "\nimport re; print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])"
@@ -147,7 +152,7 @@ def measure_process(turns: int, quick: bool) -> Iterator[Row]:
         folder = Path(name)
         epochs = ["--epochs=500", "--patience=0", "--device=cpu", "--quiet"]
         argv = [str(SCRIPT), *data_files(folder, *TITANIC), *epochs, f"--model_out={folder}/run"]
-        # hypertune, where it is installed, takes 1 ms an epoch: it writes its file anew each time.
+        # Without hypertune, which takes 1 ms an epoch: it rewrites its whole file each time.
         (folder / "hypertune.py").write_text("raise ImportError\n")
         bare, run = process("-c", "import torch, numpy"), process(*argv, modules=folder)
         first, second, ratio = in_turn(bare, run, turns)
@@ -292,7 +297,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--quick", action="store_true", help="small and rough")
     command.set_defaults(run=benchmark_trainer)
     for name, module in OTHERS.items():
-        commands.add_parser(name, help=f"see scripts/{module}.py")
+        commands.add_parser(name, help=f"see scripts/maintainers/{module}.py")
     return parser.parse_args(argv)
 
 

@@ -1,14 +1,15 @@
 """Time one epoch of the trainer over a grid of table sizes, batch sizes, devices and processes.
 
-    python scripts/maintainers/benchmark.py compute    # about 5 minutes; Ctrl-C, and later go on
+    python scripts/maintainers/benchmark.py compute    # about 5 minutes; may be interrupted
     python scripts/maintainers/benchmark.py compute --rows 1000 4000 --width 7 --batch_size 0
     python scripts/maintainers/benchmark.py compute --machine_type n1-standard-8 \
         --accelerator_type NVIDIA_TESLA_T4 --accelerator_count 1    # measured on such a machine
 
-Each point of the grid is a run of scripts/train_nn.py, as a user would start it, and its times
-are those that the trainer writes into eval_history.csv. The first epochs warm up and do not count.
-Results go to data/benchmark-DEVICE-MACHINE.csv, a line for each point as soon as it is measured:
-the same command measures only what is missing. One table is on disk and in memory at a time.
+Each point of the grid is a run of scripts/train_nn.py as a user would start it. Its times are those
+in the run's eval_history.csv; the first epochs warm up and do not count. Results go to
+data/benchmark-DEVICE-MACHINE.csv, a line for each point as soon as it is measured. After an
+interruption, the same command measures only the missing points. Only one table is on disk and in
+memory at a time.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ import train_nn
 SCRIPTS = Path(__file__).resolve().parents[1]
 DATA = SCRIPTS.parent / "data"
 WARM_UP = 3  # epochs
-ENOUGH_ROWS = 2_000_000  # to time in all: small tables get more epochs, up to MOST_EPOCHS
+ENOUGH_ROWS = 2_000_000  # rows times epochs of a point, between LEAST_EPOCHS and MOST_EPOCHS
 LEAST_EPOCHS, MOST_EPOCHS = 5, 200
-VALIDATION_SHARE = 4  # a validation row for so many training rows, as in the lesson
-COPIES = 3  # of a table in memory while the trainer reads it: the file, its arrays, one to spare
+VALIDATION_SHARE = 4  # training rows for each validation row, as in the lesson
+COPIES = 3  # of a table in memory while the trainer reads it: the file, its arrays, and a reserve
 
 
 @dataclass(frozen=True)
 class Point:
-    """What is measured: the first columns of the table of results."""
+    """A point of the grid: the first columns of the table of results."""
 
     rows: int
     width: int
@@ -61,7 +62,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is measured: the last columns."""
+    """The machine of the measurements: the last columns."""
 
     machine_type: str
     accelerator_type: str
@@ -85,9 +86,10 @@ Row = dict[str, str]
 
 
 def grid(args: argparse.Namespace, device: str) -> list[Point]:
-    """All points of one device, the small ones first.
+    """Return all points of one device, the small ones first.
 
-    On a CPU, one process with all threads and one thread, and several processes with a thread each.
+    On a CPU, these are one process with one thread and with all threads, and several processes with
+    one thread each.
     """
     most = args.processes or (os.cpu_count() if device == "cpu" else torch.cuda.device_count()) or 1
     shared = [(count, 1) for count in (1, most)]
@@ -98,12 +100,12 @@ def grid(args: argparse.Namespace, device: str) -> list[Point]:
     return [
         Point(rows, width, batch_size, device, processes, threads)
         for (rows, width, batch_size), (processes, threads) in itertools.product(sizes, kinds)
-        if batch_size < rows  # otherwise it is the same as all rows at once
+        if batch_size < rows  # a larger batch is the same as all rows at once
     ]
 
 
 def bytes_needed(point: Point) -> int:
-    """Memory for the tables of a point: float32, a label in each row, in each process."""
+    """Return the bytes of memory that the tables of a point need in all processes."""
     rows = point.rows + max(1, point.rows // VALIDATION_SHARE)
     return 4 * rows * (point.width + 1) * COPIES * point.processes
 
@@ -126,7 +128,7 @@ def write_tables(folder: Path, rows: int, width: int) -> None:
 
 
 def command(point: Point, epochs: int, folder: Path) -> list[str]:
-    """The command line of the run, as the docstring of train_nn.py gives it."""
+    """Return the command line of the run, as in the docstring of train_nn.py."""
     launcher = [sys.executable]
     if point.processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
@@ -141,7 +143,7 @@ def measure(point: Point, epochs: int, folder: Path) -> Row:
     """Run the trainer; return the columns of MEASURED.
 
     Raises:
-        RuntimeError: if the run fails; the message holds its first complaint.
+        RuntimeError: if the run fails; the message contains its first error.
     """
     env = {name: text for name, text in os.environ.items() if not name.startswith("AIP_")}
     env["OMP_NUM_THREADS"] = str(point.threads)
@@ -151,12 +153,12 @@ def measure(point: Point, epochs: int, folder: Path) -> Row:
         try:
             _, stderr = run.communicate()
         except KeyboardInterrupt:
-            run.terminate()  # and not kill: torchrun has to end its processes
+            run.terminate()  # not kill: torchrun must end its processes
             raise
     whole = time.perf_counter() - start
     if run.returncode:
-        said = [text for text in stderr.splitlines() if "ERROR" in text] or ["it said nothing"]
-        raise RuntimeError(f"this run failed: {shlex.join(line)}\n{said[0]}")
+        errors = [text for text in stderr.splitlines() if "ERROR" in text] or ["no line with ERROR"]
+        raise RuntimeError(f"this run failed: {shlex.join(line)}\n{errors[0]}")
     with (folder / "eval_history.csv").open(newline="") as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
     low, median, high = statistics.quantiles(seconds[WARM_UP:], n=4, method="inclusive")
@@ -195,7 +197,7 @@ def file_name(machine: Machine, device: str) -> str:
 
 
 def read_results(path: Path) -> list[Row]:
-    """The lines that are there already.
+    """Return the lines of an earlier run; [] if there is no file.
 
     Raises:
         RuntimeError: if the file is not one of these tables.
@@ -211,7 +213,7 @@ def read_results(path: Path) -> list[Row]:
 
 
 def write_results(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the whole file in one step, so that Ctrl-C leaves the old or the new one."""
+    """Replace the file in one step, so that Ctrl-C leaves either the old or the new one."""
     part = path.with_name(path.name + ".part")
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -231,7 +233,7 @@ def order(row: Row) -> tuple[object, ...]:
 
 
 def faster(rows: Sequence[Row], new: Row) -> list[Row]:
-    """Add a line; of two for the same point keep the faster: other work only slows one down."""
+    """Add a line; of two for the same point keep the faster, which other work slowed down less."""
     same = [row for row in rows if key(row) == key(new)]
     best = min([*same, new], key=lambda row: float(row["epoch_seconds"]))
     return sorted([*(row for row in rows if row not in same), best], key=order)
@@ -244,7 +246,15 @@ def run_grid(
     epochs: int | None = None,
     again: bool = False,
 ) -> float:
-    """Measure what is missing in `path`, or everything once more; return the timed seconds."""
+    """Measure the points that are missing in `path`; return the seconds of the timed epochs.
+
+    Args:
+        points: of the grid.
+        machine: this machine.
+        path: the table of results.
+        epochs: to time for each point; None for `epochs_for`.
+        again: measure the other points once more, too.
+    """
     rows, timed = read_results(path), 0.0
     where = {name: str(value) for name, value in dataclasses.asdict(machine).items()}
     have = {key(row) for row in rows}
@@ -297,9 +307,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     option("--device", nargs="+", choices=["cpu", "cuda"], default=devices)
     option("--processes", type=natural, help="at most; default: one a core, or one a GPU")
     option("--epochs", type=natural, help="to time, after the warm-up; default: by the rows")
-    text = "measure what is there once more, and keep the faster line: for a busy machine"
+    text = "measure all points once more, and keep the faster lines: for a busy machine"
     option("--again", action="store_true", help=text)
-    option("--max_gb", type=float, default=4.0, help="leave out what needs more memory")
+    option("--max_gb", type=float, default=4.0, help="leave out points that need more memory")
     option("--machine_type", default="", help="the machine's name on Vertex AI, if it has one")
     option("--accelerator_type", default="", help="such as NVIDIA_TESLA_T4")
     option("--accelerator_count", type=natural, default=1)
@@ -317,7 +327,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def benchmark(args: argparse.Namespace) -> Iterator[str]:
-    """Measure, and yield sentences for the user."""
+    """Measure, and yield sentences about it."""
     start, timed = time.perf_counter(), 0.0
     for device in args.device:
         points = grid(args, device)

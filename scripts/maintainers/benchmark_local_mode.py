@@ -1,9 +1,9 @@
-"""Measure local mode: what a job costs beyond its script, and how quickly the server answers.
+"""Measure local mode: the time of a job beyond its script's, and the time of answers.
 
     python scripts/maintainers/benchmark.py local-mode
 
-Everything runs on a root of its own in a temporary folder. A ratio compares two things that ran in
-turn in this one run.
+Everything runs on a root of its own in a temporary folder. A ratio compares two things that run in
+turn.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def many_jobs(record: ServerRecord) -> None:
 
 
 def the_page(root: Root, record: ServerRecord) -> None:
-    """The page for people: its list of many jobs, and a log of 50 MB."""
+    """The page: its list of many jobs, and a log of 50 MB."""
     session = requests.Session()
     link = daemon.page_link(record)
     session.get(link, timeout=60)
@@ -181,9 +181,9 @@ def the_page(root: Root, record: ServerRecord) -> None:
         "search in it": (f"{log}?text=line+777+", 300),
     }
     for what, (url, target) in pages.items():
-        look = partial(_look, session, url)
-        first = seconds(look)
-        again = statistics.median(seconds(look) for _ in range(GETS))
+        open_page = partial(_open, session, url)
+        first = seconds(open_page)
+        again = statistics.median(seconds(open_page) for _ in range(GETS))
         print(
             f"page, {what}: first {first * 1000:.0f} ms, then {again * 1000:.0f} ms "
             f"(target: {target} ms)"
@@ -191,7 +191,7 @@ def the_page(root: Root, record: ServerRecord) -> None:
     print(f"memory of the server after these pages: {memory_mb(record.pid)}")
 
 
-def _look(session: requests.Session, url: str) -> None:
+def _open(session: requests.Session, url: str) -> None:
     session.get(url, timeout=60).raise_for_status()
 
 
@@ -287,7 +287,7 @@ def many_trials(root: Root, record: ServerRecord) -> None:
 
 
 def at_once(what: str, url: str, session: requests.Session) -> None:
-    """Print how long many GETs of one job take that arrive together, while a job runs."""
+    """Print how long many simultaneous GETs of one job take, while a job runs."""
 
     def get(_: int) -> Any:
         return requests.get(url, headers=dict(session.headers), timeout=60).status_code
@@ -304,7 +304,7 @@ def report(what: str, work: Callable[[], object]) -> None:
 
 
 def memory_mb(pid: int) -> str:
-    """Return the memory that a process holds, where the system tells it in a file."""
+    """Return the memory of a process as text; it is known on Linux only."""
     path = f"/proc/{pid}/statm"
     if not os.path.exists(path):
         return "not known on this system"

@@ -3,7 +3,7 @@
     python scripts/maintainers/benchmark_storage.py            # some minutes, about 4 GB of disk
     python scripts/maintainers/benchmark_storage.py --smoke    # small numbers, for a test
 
-Ratios depend less on the machine than seconds do. Each pair is measured in the same run.
+Ratios depend less on the machine than seconds do; both sides of a ratio are measured in one run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ with ports.listen(0) as listener:
 """
 OPEN = OURS.replace("listener, guarded", "listener")  # lets everybody in
 OPEN = OPEN.replace("{ports.url(listener)}/{key.in_path(port)}", "{ports.url(listener)}")
-# Answers at once with what the client needs: the time that is left is the client's own.
+# Answers at once with the bytes that the client needs, so all the time is the client's.
 NOTHING = """
 import asyncio, base64, hashlib, sys
 BODY = b"x" * 1000
@@ -87,7 +87,7 @@ SERVERS = {"nothing": NOTHING, "published": PUBLISHED, "without gate": OPEN, "ou
 
 @contextmanager
 def server(code: str, folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run one of the two servers on a folder; give its URL and process."""
+    """Run one of SERVERS on a folder; yield its URL and process."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
         stdin=subprocess.PIPE,
@@ -109,14 +109,14 @@ def server(code: str, folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long some work takes."""
+    """Return how long `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 class Client:
-    """Google's client of one server, used by several threads; adds up how long it takes."""
+    """Google's client of one server, used by several threads; adds up their seconds."""
 
     def __init__(self, url: str) -> None:
         from google.auth.credentials import AnonymousCredentials
@@ -144,9 +144,9 @@ class Client:
 
 
 def compare(folder: Path, count: int) -> None:
-    """Print how long small objects take on both servers, and on one that does nothing.
+    """Print how long small objects take on each of SERVERS.
 
-    They take turns, so that other work of this machine is in the way of all of them.
+    They take turns, so that other work of this machine slows all of them down.
     """
     clients = {}
     with ExitStack() as running:
@@ -185,7 +185,7 @@ def large_object(url: str, process: subprocess.Popen[str], folder: Path, size: i
     def plain_copy() -> None:
         shutil.copyfile(source, copy)
         with open(copy, "rb") as file:
-            os.fsync(file.fileno())  # as for an object that is acknowledged
+            os.fsync(file.fileno())  # as the server does before it acknowledges an object
 
     plain = seconds(plain_copy)
     requests.post(f"{url}/storage/v1/b", json={"name": "large"}, timeout=60)
@@ -209,7 +209,7 @@ def large_object(url: str, process: subprocess.Popen[str], folder: Path, size: i
 
 
 def peak_memory(pid: int) -> int:
-    """Return the most memory that a process had, in MiB; 0 where the system does not tell."""
+    """Return the peak memory of a process, in MiB; 0 where it is not known."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,11 +1,11 @@
-"""Runs the tests that two storage clients have of their own against local mode.
+"""Runs the own tests of two storage clients against local mode.
 
     python scripts/maintainers/client_suites.py            both
     python scripts/maintainers/client_suites.py gcsfs      one
 
-The tests come from the clients' source distributions. What local mode refuses of them stands in
-`client_suites.md`, by feature. It is a fault if any other test fails, if one of the list fails for
-another reason, and if one of the list does not fail. Pytest's own output goes to stderr.
+The tests come from the clients' source distributions. `client_suites.md` lists the tests that must
+fail, by the feature that local mode refuses. It is a fault if any other test fails, or if one on
+the list fails for another reason or does not fail. Pytest's own output goes to stderr.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOOLS = ["pytest==9.2.0", "pytest-asyncio==1.5.0", "pytest-timeout==2.4.0"]
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of a suite's file, without which many tests would show nothing."""
+    """A change of a suite's file, without which many tests would test nothing."""
 
     file: str
     before: str
@@ -51,10 +51,12 @@ class Suite:
 
     Attributes:
         name: of the client's distribution.
-        version: the newest whose source distribution has the tests.
+        version: the newest one whose source distribution contains the tests.
         tests: files and folders in it.
-        requirements: what the tests import beside the client.
-        passes: how many passed when this was last changed; fewer mean that some did not run.
+        requirements: packages that the tests import, beside the client.
+        passes: how many passed when this was last changed; if fewer pass, some did not run.
+        edits: changes before the run.
+        variables: environment variables for the run.
     """
 
     name: str
@@ -77,7 +79,7 @@ SUITES = [
         ["fsspec==2026.3.0"],
         286,
         [
-            # These tests are left out for emulators, because others cannot do it.
+            # gcsfs skips these tests for emulators, because other ones fail them.
             Edit("gcsfs/tests/test_core.py", "not gcs.on_google", "False"),
             # In local mode, no object may be called "test" beside "test/accounts.1.json".
             Edit(
@@ -96,9 +98,9 @@ SUITES = [
         ],
         168,
         [
-            # Most tests use one bucket, few of them its old versions.
+            # Most tests share one bucket, and few of them use old versions of objects.
             Edit(CONFTEST, "bucket.versioning_enabled = True", "pass"),
-            # The client of an emulator has no account; few tests use one.
+            # The client of an emulator has no service account, but few tests need one.
             Edit(CONFTEST, 'pytest.skip("These tests require a service account', 'str("'),
             # In local mode, the object "parent/" must be empty.
             Edit(
@@ -106,7 +108,7 @@ SUITES = [
                 "blob.upload_from_filename(simple_path, ",
                 'blob.upload_from_filename("/dev/null" if filename[-1] == "/" else simple_path, ',
             ),
-            # These ask at Google, whatever the environment says.
+            # These URLs are Google's, whatever the environment variables say.
             Edit(UTILS, "import hashlib", "import hashlib\nimport os"),
             Edit(UTILS, '"https://www.googleapis.com/', 'os.environ["STORAGE_EMULATOR_HOST"] + "/'),
             Edit(
@@ -122,14 +124,14 @@ SUITES = [
 
 @dataclass
 class Outcome:
-    """What became of a test: "passed", "failed" or "skipped", and why."""
+    """The outcome of a test: "passed", "failed" or "skipped", and why."""
 
     state: str = "passed"
     why: str = ""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the suites, print what is wrong, and return 1 if there is something, else 0."""
+    """Run the suites and print the faults; return 1 if there are any, else 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -158,14 +160,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read_expected(text: str) -> dict[str, dict[str, str]]:
-    """Return, by suite, the tests that are to fail, each with words that its failure must have.
+    """Return, by suite, the tests that must fail, each with a text that its failure must contain.
 
     Args:
-        text: Markdown. `## SUITE`, `### FEATURE`, a sentence with the words as its first code span,
-            and the tests as items of a list.
+        text: Markdown with `## SUITE`, `### FEATURE`, a sentence whose first code span is that
+            text, and the tests as items of a list.
 
     Raises:
-        SystemExit: if there are no such words above a test.
+        SystemExit: if there is no such text above a test.
     """
     expected: dict[str, dict[str, str]] = {}
     suite, words = "", ""
@@ -185,7 +187,7 @@ def read_expected(text: str) -> dict[str, dict[str, str]]:
 
 
 def compare(outcomes: dict[str, Outcome], expected: dict[str, str], passes: int) -> list[str]:
-    """Return a sentence for each test with which something is wrong."""
+    """Return a sentence for each fault."""
     problems = []
     for test, outcome in outcomes.items():
         last = outcome.why.strip().splitlines()[-1:] or [""]
@@ -214,18 +216,18 @@ def run(suite: Suite) -> dict[str, Outcome]:
         command += ["-pno:cacheprovider", f"--timeout={TEST_SECONDS}", "-ojunit_family=xunit1"]
         with sandbox() as root, daemon.running(root) as record:
             variables = {**os.environ, **environment(root, record), **suite.variables}
-            # Some tests are about what the client asks for its traces.
+            # Some tests check the requests that this variable prevents.
             variables.pop("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA")
             finished = subprocess.run(
                 [*command, f"--junit-xml={report}"], cwd=source, env=variables, stdout=sys.stderr
             )
-        if finished.returncode not in (0, 1):  # else no test that did not run would be missed
+        if finished.returncode not in (0, 1):  # else a test that did not run would not be noticed
             raise SystemExit(f"The tests of {suite.name} did not run.")
         return read_report(report)
 
 
 def unpack(suite: Suite, folder: Path) -> Path:
-    """Fetch a client's source distribution and make the edits; return the folder with it."""
+    """Download and unpack a client's source distribution, and edit it; return its folder."""
     client = f"{suite.name}=={suite.version}"
     pip(sys.executable, "download", "--no-deps", "--no-binary=:all:", f"--dest={folder}", client)
     (archive,) = folder.glob("*.tar.gz")
@@ -238,7 +240,7 @@ def unpack(suite: Suite, folder: Path) -> Path:
 
 
 def install(suite: Suite, source: Path, folder: Path) -> str:
-    """Make an environment with a client and what its tests need; return its Python."""
+    """Make an environment with a client and its tests' requirements; return its Python."""
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
     pip(python, "install", str(source), *suite.requirements, *TOOLS)
@@ -246,12 +248,12 @@ def install(suite: Suite, source: Path, folder: Path) -> str:
 
 
 def pip(python: str, *arguments: str) -> None:
-    """Run pip; its output, too, goes to stderr."""
+    """Run pip with its output on stderr."""
     subprocess.run([python, "-m", "pip", "-q", *arguments], check=True, stdout=sys.stderr)
 
 
 def make(edit: Edit, source: Path) -> None:
-    """Make an edit wherever its text stands.
+    """Replace the text of an edit everywhere in its file.
 
     Raises:
         SystemExit: if the text is not there.
@@ -264,7 +266,7 @@ def make(edit: Edit, source: Path) -> None:
 
 
 def read_report(report: Path) -> dict[str, Outcome]:
-    """Return the outcome of each test of a JUnit file, by the name that pytest gives it."""
+    """Return the outcome of each test in a JUnit file, by pytest's node id."""
     outcomes: dict[str, Outcome] = collections.defaultdict(Outcome)
     for case in ET.parse(report).iter("testcase"):
         file = case.get("file", "")

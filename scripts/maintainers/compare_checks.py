@@ -1,10 +1,10 @@
-"""What nbval, nbmake, pytest-notebook and this project's checks say about the same notebooks.
+"""Compares the verdicts of nbval, nbmake, pytest-notebook and this project's checks.
 
     python scripts/maintainers/compare_checks.py            print the table
     python scripts/maintainers/compare_checks.py --write    put it into the README of the checks
 
-The notebooks are those of `tests/broken` and `tests/harmless`; what they are about is their first
-sentence. Needs the optional packages: `pip install '.[test,compare]'`.
+The notebooks are those of `tests/broken` and `tests/harmless`; the first sentence of each describes
+it. Needs the optional packages: `pip install '.[test,compare]'`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from vertex_local.testing.sandbox import sandbox  # noqa: E402
 README = REPO / "scripts" / "vertex_local" / "notebooks" / "README.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 SECONDS = 20  # for a cell
-LIMIT = 60  # seconds for a notebook, where a tool may have no end
+LIMIT = 60  # seconds for a notebook, where a tool may never end
 OUTPUTS = "/cells/*/outputs"
 IGNORED = ["/metadata", "/cells/*/execution_count", "/cells/*/metadata"]
 TOOLS = {
     "nbval": ["--nbval-lax", f"--nbval-cell-timeout={SECONDS}"],
     "nbmake": ["--nbmake", f"--nbmake-timeout={SECONDS}"],
-    # No limit of its own holds when it compares long outputs.
+    # Its own limit does not end the comparison of long outputs.
     "pytest-notebook": ["--nb-test-files", f"--nb-exec-timeout={SECONDS}", f"--timeout={LIMIT}"],
     "ours": [
         "-pvertex_local.notebooks.checks",
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     paths = [path for folder in ("broken", "harmless") for path in notebooks(folder)]
     verdicts = {}
     for tool in TOOLS:
-        with sandbox():  # each its own: a bucket of the tool before would be in the way
+        with sandbox():  # one for each tool, without the buckets of the tool before
             verdicts[tool] = judge(tool, paths)
     lines = table(paths, verdicts)
     text = "\n".join(lines)
@@ -84,7 +84,7 @@ def notebooks(folder: str) -> list[Path]:
 
 
 def key(path: Path) -> str:
-    """Return the name under which a notebook is copied: its folder is its fate."""
+    """Return the file name for a copy of a notebook, with its folder (broken or harmless)."""
     return f"{path.parent.name}_{path.name}"
 
 
@@ -104,7 +104,7 @@ def run(tool: str, paths: list[Path], ignored: list[str]) -> dict[str, str]:
     Args:
         tool: one of `TOOLS`.
         paths: the notebooks.
-        ignored: what pytest-notebook is not to compare.
+        ignored: the parts of notebooks that pytest-notebook does not compare.
     """
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         folder = Path(name)
@@ -118,15 +118,15 @@ def run(tool: str, paths: list[Path], ignored: list[str]) -> dict[str, str]:
         finished = subprocess.run(
             command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        if finished.returncode not in (0, 1):  # else notebooks that it never saw would pass
+        if finished.returncode not in (0, 1):  # else notebooks that did not run would pass
             raise SystemExit(f"{tool} did not run:\n{finished.stdout}")
         return verdicts_of(report, finished.stdout, [key(path) for path in paths])
 
 
 def verdicts_of(report: Path, output: str, names: list[str]) -> dict[str, str]:
-    """Return the verdicts that a JUnit file and pytest's own report hold."""
-    said = output.partition("= notebooks =")[2]
-    warned = set(re.findall(r"^(\S+\.ipynb): passed .*warning", said, re.MULTILINE))
+    """Return the verdicts in a JUnit file and in pytest's output."""
+    summary = output.partition("= notebooks =")[2]
+    warned = set(re.findall(r"^(\S+\.ipynb): passed .*warning", summary, re.MULTILINE))
     verdicts = {name: "warns" if name in warned else "passes" for name in names}
     for case in ET.parse(report).iter("testcase"):
         text = f"{case.get('classname')}.{case.get('file')}.{case.get('name')}"
@@ -139,7 +139,7 @@ def verdicts_of(report: Path, output: str, names: list[str]) -> dict[str, str]:
 
 
 def is_wrong(path: Path, verdict: str) -> bool:
-    """Return whether a verdict is a false green or a false alarm, or there is none."""
+    """Return whether a verdict is wrong: a failure that passes, a false alarm, or no end."""
     right = ["fails"] if path.parent.name == "broken" else ["passes", "warns"]
     return verdict not in right
 
@@ -150,8 +150,8 @@ def table(paths: list[Path], verdicts: dict[str, dict[str, str]]) -> list[str]:
     lines = [f"| The notebook | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for path in paths:
         sentence = files.read(path).cells[0].source.splitlines()[0]
-        words = [verdicts[tool][key(path)] for tool in TOOLS]
-        marked = [f"**{word}**" if is_wrong(path, word) else word for word in words]
+        row = [verdicts[tool][key(path)] for tool in TOOLS]
+        marked = [f"**{each}**" if is_wrong(path, each) else each for each in row]
         link = os.path.relpath(path, README.parent)
         lines.append(f"| [{sentence}]({link}) | {' | '.join(marked)} |")
     counts = [sum(is_wrong(path, verdicts[tool][key(path)]) for path in paths) for tool in TOOLS]

@@ -1,11 +1,11 @@
-"""How long the episode takes, computed from its own text; notebooks/README.md explains it.
+"""Computes how long the episode takes from its text; notebooks/README.md explains the formula.
 
     python scripts/maintainers/lesson_minutes.py                 the episode, by section
     python scripts/maintainers/lesson_minutes.py some/other.ipynb
 
-minutes = words / 230 + code lines * 3 s + code cells * 5 s. Counted as words is what a learner
-reads: not what is folded, links' targets, or what comes from the glossary on, which is for looking
-up. Exercises are counted apart, from their heading to the next heading that is none.
+minutes = words / 230 + code lines * 3 s + code cells * 5 s. Only words that a learner reads count:
+not folded text, the targets of links, or the glossary and what follows it. Exercises are counted
+separately, from their heading to the next heading of something else.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Section:
 
     @property
     def minutes(self) -> float:
-        """By the formula."""
+        """The minutes by the formula."""
         seconds = self.lines * SECONDS_A_LINE + self.cells * SECONDS_A_CELL
         return self.words / WORDS_A_MINUTE + seconds / 60
 
 
 def sections(cells: Iterable[Any]) -> list[Section]:
-    """Return the sections of a notebook in order; exercises follow their section."""
+    """Return the sections of a notebook in order, each followed by its exercises."""
     found: list[Section] = []
     for title, exercise, kind, line in _lines(cells):
         if title in REFERENCE:
@@ -77,7 +77,7 @@ def _lines(cells: Iterable[Any]) -> Iterator[tuple[str, bool, str, str]]:
 
 
 def total(found: Iterable[Section], exercise: bool) -> float:
-    """Return the minutes of all exercises, or of all that is none."""
+    """Return the minutes of all exercises, or of everything else."""
     return sum(section.minutes for section in found if section.exercise == exercise)
 
 

@@ -1,16 +1,15 @@
-"""Do the tests of a notebook notice when it is broken? Breaks one cell at a time and looks.
+"""Checks whether the tests of a notebook notice a broken cell: breaks one cell at a time.
 
     python scripts/maintainers/mutate.py        the episode, all cells, all ways to break one
     python scripts/maintainers/mutate.py --cells 3-7 --kinds remove
     python scripts/maintainers/mutate.py some/other.ipynb
 
 A cell is broken in up to three ways: it is emptied (`remove`), its first number is changed
-(`number`), its first comparison is turned round (`compare`). Each mutant is executed by pytest as
-the notebook is, and the tests that read the notebook run as well. A mutant that passes has
-survived: either a test is missing, or `survivors.json` beside this file says why it may. One
-takes as long as one run of the notebook up to its first failure. Results are kept in
-`.vertex-local/mutants.json`, so that a run that was interrupted goes on where it stopped; a changed
-notebook begins anew.
+(`number`), or its first comparison is negated (`compare`). pytest executes each mutant like the
+notebook, and runs the tests that read the notebook. A mutant that passes has survived: either a
+test is missing, or `survivors.json` beside this file says why it may pass. Each takes as long as a
+run of the notebook up to its first failure. Results are kept in `.vertex-local/mutants.json`, so
+that an interrupted run can go on; for a changed notebook, it starts from the beginning.
 
 The exit status is 0 if every survivor has its reason.
 """
@@ -37,13 +36,13 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 REPO = Path(__file__).resolve().parents[2]
 EPISODE = REPO / "notebooks" / "06-Training-models-in-VertexAI-GPUs.ipynb"
-# Quick: they execute little of it.
+# Tests that read the notebook, and execute little of it.
 READERS = ["tests/notebooks/test_notebooks.py", "tests/episodes/test_episode.py"]
 LEARNERS = ["tests/episodes/test_learners.py"]  # executes the exercises with their solutions
 REASONS = Path(__file__).with_name("survivors.json")
 KINDS = ("remove", "number", "compare")
 LIMIT_SECONDS = 900
-FAILED = (1, 2)  # pytest's exit statuses for failed tests and for what cannot be collected
+FAILED = (1, 2)  # pytest's exit statuses for failed tests, and for files that cannot be collected
 
 
 @dataclass(frozen=True)
@@ -117,27 +116,27 @@ def change_number(source: str) -> str:
     for node in _nodes(source, ast.Constant):
         value = node.value
         text = ast.get_source_segment(source, node)
-        # Not inside of f-strings, whose parts have the place of the whole in older Pythons.
+        # Not inside f-strings: in older Pythons, their parts have the position of the whole.
         if type(value) in (int, float) and text and text[0] in "0123456789.":
             return _replace(source, node, repr(max(value + 1, 2 * value)))
     return ""
 
 
 def turn_comparison(source: str) -> str:
-    """Turn the first comparison into its opposite; return "" if there is none."""
+    """Negate the first comparison; return "" if there is none."""
     for node in _nodes(source, ast.Compare):
         return _replace(source, node, f"not ({ast.get_source_segment(source, node)})")
     return ""
 
 
 def _nodes(source: str, kind: type[Any]) -> list[Any]:
-    """Return the nodes of a kind in the order of the text."""
+    """Return the nodes of a kind in the order of the source."""
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kind)]
     return sorted(found, key=lambda node: (node.lineno, node.col_offset))
 
 
 def _replace(source: str, node: Any, text: str) -> str:
-    """Put a text in a node's place. All else stays, so that no test of the form notices."""
+    """Replace a node by a text. The rest keeps its format, so that no test of the format fails."""
     whole = source.encode()
     starts = [0, *(match.end() for match in re.finditer(b"\n", whole))]
     start = starts[node.lineno - 1] + node.col_offset
@@ -172,7 +171,7 @@ def run(path: Path, mutant: Mutant) -> str:
 
 
 def prepare(path: Path, folder: Path) -> tuple[Path, list[str]]:
-    """Copy what the notebook needs; return the copy and the options of pytest that it needs."""
+    """Copy the notebook, and the clone if it is in it; return the copy and options for pytest."""
     if not path.is_relative_to(REPO):
         options = [
             "-c",

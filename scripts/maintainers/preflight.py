@@ -1,9 +1,9 @@
-"""Looks, before a rehearsal on Google Cloud, whether it can work. Costs nothing, changes nothing.
+"""Checks, before a rehearsal on Google Cloud, whether it can work. Costs and changes nothing.
 
-Each check prints `[OK]`, `[FAIL]` or `[not checked]` lines. None of this was ever run against
-Google Cloud by the authors: it is written after the published documentation of the APIs. The check
-of the bucket is tested against local mode, the others with answers in their documented form. What
-does not answer as documented is reported as not checked, never as right.
+Each check prints lines that begin with `[OK]`, `[FAIL]` or `[not checked]`. The authors have never
+run this against Google Cloud: it follows the published documentation of the APIs. The check of the
+bucket is tested against local mode, the others with answers as documented. An API that answers
+otherwise is reported as not checked, never as right.
 
 Sources: Service Usage API, methods services.list (v1) and consumerQuotaMetrics.get (v1beta1); OCI
 Distribution Specification, "Pulling manifests"; Cloud Storage JSON API, testIamPermissions.
@@ -30,7 +30,7 @@ USAGE = "https://serviceusage.googleapis.com"
 MANIFESTS = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest."
 MANIFESTS += "list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 SECONDS = 20.0  # for one request
-JOB_MINUTES = 5.0  # for the estimate: the lesson's jobs take less, even with pip's work
+JOB_MINUTES = 5.0  # for the estimate: the lesson's jobs take less, even with the work of pip
 
 
 class Wrong(Exception):
@@ -38,7 +38,7 @@ class Wrong(Exception):
 
 
 class NotChecked(Exception):
-    """It cannot be said from here; the message says why."""
+    """The check could not be made; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Plan:
     """What a rehearsal would use.
 
     Attributes:
-        project, bucket, region: where.
+        project, bucket, region: their names.
         jobs: for each job its machine type, accelerator type or None, and image.
         credentials: of google.auth; None if there are none.
         http: a session of `requests` that sends the credentials.
@@ -78,13 +78,13 @@ def report(plan: Plan) -> bool:
 
 
 def jobs(sources: list[str]) -> list[tuple[str, str | None, str]]:
-    """Return the jobs of a notebook, from the names that its cells give to machines and images.
+    """Return the jobs of a notebook, from the variables MACHINE, IMAGE and so on in its cells.
 
-    A `replica_count=` in the notebook is taken to be that of all its jobs: each replica is a job
-    here, as it needs a machine of its own.
+    A `replica_count=` in the notebook is taken for all its jobs, and each replica counts as a job,
+    because it needs a machine of its own.
 
     Args:
-        sources: the code cells; lines of IPython's own (`!`, `%`) are left out.
+        sources: the code cells; lines for IPython (`!`, `%`) are left out.
     """
     names: dict[str, Any] = {}
     replicas = 1
@@ -95,8 +95,8 @@ def jobs(sources: list[str]) -> list[tuple[str, str | None, str]]:
                 for target in node.targets:
                     names[ast.unparse(target)] = node.value.value
             if isinstance(node, ast.keyword) and node.arg == "replica_count":
-                written_out = isinstance(node.value, ast.Constant)
-                replicas = int(ast.unparse(node.value)) if written_out else replicas
+                is_number = isinstance(node.value, ast.Constant)
+                replicas = int(ast.unparse(node.value)) if is_number else replicas
     found: list[tuple[str, str | None, str]] = []
     for prefix, accelerator in (("", None), ("GPU_", names.get("ACCELERATOR"))):
         if f"{prefix}MACHINE" in names and f"{prefix}IMAGE" in names:
@@ -105,7 +105,7 @@ def jobs(sources: list[str]) -> list[tuple[str, str | None, str]]:
 
 
 def credentials(plan: Plan) -> Iterator[str]:
-    """There are credentials, and they can be used."""
+    """Check that there are credentials, and that they can be used."""
     if plan.credentials is None:
         raise Wrong(
             "No Google account was found. Run `gcloud auth application-default login`, then "
@@ -125,7 +125,7 @@ def credentials(plan: Plan) -> Iterator[str]:
 
 
 def services(plan: Plan) -> Iterator[str]:
-    """The APIs are enabled in the project."""
+    """Check that the APIs are enabled in the project."""
     for service in SERVICES:
         answer = _get(plan, f"{USAGE}/v1/projects/{plan.project}/services/{service}")
         if answer.get("state") != "ENABLED":
@@ -137,7 +137,7 @@ def services(plan: Plan) -> Iterator[str]:
 
 
 def bucket(plan: Plan) -> Iterator[str]:
-    """The bucket can be used, or made."""
+    """Check that the bucket can be used, or does not exist yet."""
     _need_account(plan)
     client = storage.Client(project=plan.project, credentials=plan.credentials)
     try:
@@ -171,7 +171,7 @@ def bucket(plan: Plan) -> Iterator[str]:
 
 
 def quota(plan: Plan) -> Iterator[str]:
-    """The project may use one of each accelerator in the region."""
+    """Check that the project may use one of each accelerator in the region."""
     for accelerator in sorted({job[1] for job in plan.jobs if job[1]}):
         short = accelerator.lower().replace("tesla_", "")
         metric = f"aiplatform.googleapis.com/custom_model_training_{short}_gpus"
@@ -192,7 +192,7 @@ def quota(plan: Plan) -> Iterator[str]:
 
 
 def _limit(answer: dict[str, Any], region: str) -> int | None:
-    """Return the effective limit of a quota metric in a region: its own, else the general one."""
+    """Return the effective limit of a quota metric: that of the region, else the general one."""
     general = None
     for limit in answer.get("consumerQuotaLimits", []):
         for one in limit.get("quotaBuckets", []):
@@ -204,7 +204,7 @@ def _limit(answer: dict[str, Any], region: str) -> int | None:
 
 
 def images(plan: Plan) -> Iterator[str]:
-    """The jobs' images can still be pulled."""
+    """Check that the jobs' images can still be pulled."""
     _need_account(plan)
     for image in sorted({job[2] for job in plan.jobs}):
         host, _, rest = image.partition("/")
@@ -222,7 +222,7 @@ def images(plan: Plan) -> Iterator[str]:
 
 
 def price(plan: Plan) -> Iterator[str]:
-    """What the jobs cost, about."""
+    """Estimate what the jobs cost."""
     estimates = [
         costs.estimate(machine, accelerator, minutes=JOB_MINUTES, region=plan.region)
         for machine, accelerator, _ in plan.jobs
@@ -235,7 +235,7 @@ def price(plan: Plan) -> Iterator[str]:
 
 
 def _get(plan: Plan, url: str) -> dict[str, Any]:
-    """Ask a Google API; raise NotChecked if it does not answer."""
+    """Return the answer of a Google API; raise NotChecked if there is none with status 200."""
     _need_account(plan)
     try:
         answer = plan.http.get(url, timeout=SECONDS)

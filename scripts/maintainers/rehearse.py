@@ -3,11 +3,11 @@
     python3 scripts/workshop.py rehearse --project P --bucket B --region us-central1
     python3 scripts/workshop.py rehearse --project P --bucket B --region us-central1 --yes
 
-The first form only looks (see preflight.py). With `--yes`, if nothing is wrong, each notebook is
-copied, the names that an attendee edits are set in the copy, and the copy is executed with the
+The first form only checks (see preflight.py). With `--yes`, and if nothing is wrong, each notebook
+is copied, the names that an attendee edits are set in the copy, and the copy is executed with the
 kernel `python3`. The bucket must not exist yet, or be empty. At the end, also after a failure, the
-jobs of the rehearsal that still run are cancelled, and the objects that it made are deleted, and so
-is the bucket if the rehearsal made it.
+rehearsal cancels those of its jobs that still run, and deletes all objects in the bucket, and the
+bucket if it made it.
 
 The authors have run this against local mode only, never on Google Cloud.
 """
@@ -47,7 +47,7 @@ CANCEL_SECONDS = 600.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Look, and with `--yes` rehearse; return the exit status."""
+    """Check, and with `--yes` rehearse; return the exit status."""
     parser = argparse.ArgumentParser(prog="workshop.py rehearse")
     for name in ("project", "bucket", "region"):
         parser.add_argument(f"--{name}", required=True)
@@ -81,15 +81,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def rehearse(plan: Plan, paths: list[Path], yes: bool) -> int:
-    """Look, and with `yes` run the notebooks and clean up; return the exit status.
+    """Check, and with `yes` run the notebooks and clean up; return the exit status.
 
     Args:
-        plan: where, and with which account.
+        plan: project, bucket, region and account.
         paths: the notebooks.
-        yes: whether to run anything.
+        yes: whether to run the notebooks.
     """
     if not preflight.report(plan):
-        print("\nNothing was started. Put right what is marked [FAIL], then try again.")
+        print("\nNothing was started. Correct what is marked [FAIL], then try again.")
         return 1
     if not yes:
         print("\nNothing was started. Add --yes to run the notebooks; this costs money.")
@@ -146,9 +146,9 @@ def clean_up(plan: Plan, owner: str, existed: bool) -> bool:
     """Remove what the rehearsal made; print what was removed and what is left.
 
     Args:
-        plan: where.
+        plan: project, bucket, region and account.
         owner: the label of the rehearsal's jobs.
-        existed: the bucket was there before, and empty; so it stays.
+        existed: whether the bucket was there before; it was empty then, and stays.
 
     Returns:
         Whether everything could be removed.
@@ -172,7 +172,7 @@ def clean_up(plan: Plan, owner: str, existed: bool) -> bool:
 
 
 def _end_jobs(plan: Plan, owner: str) -> None:
-    """Cancel the jobs that still run and wait for their end: until then they may write objects."""
+    """Cancel the jobs that still run, and wait until they end and can write no more objects."""
     where = {"project": plan.project, "location": plan.region, "credentials": plan.credentials}
     records = 0
     # Pipelines first: the custom jobs behind them end with them.
