@@ -73,6 +73,8 @@ FAILURES = {
     "unittest": (0, r"unittest: 1 of 1 tests failed"),
     "warning_as_error": (0, r"UserWarning: did not converge"),
     "widget": (0, r"ZeroDivisionError"),
+    "wrong_array": (0, r"promised '\[1\. 2\.\]', shown '\[1\.  2\.5\]'"),
+    "wrong_type": (0, r"value\['trained'\]: promised True, shown 1"),
     "captured_command": (0, r"`ls /no/such/folder`: exit status \d"),
     "dead_kernel": (0, r"the kernel died: it ended itself, with exit status 7"),
     "dying_kernel": (0, r"The Jupyter kernel 'dying-kernel' does not start"),
@@ -91,7 +93,9 @@ FAILURES = {
     "no_such_folder": (0, r"`%cd /no/such/folder`: No such file or directory"),
     "unknown_command": (0, r"`no_such_program --help`: the command was not found"),
     "unknown_magic": (0, r"UsageError: Line magic function `%no_such_magic` not found"),
+    "wrong_data": (0, r"value\['codes'\]\[2\]: promised 2, shown 3"),
     "wrong_number": (0, r"tolerance: abs 0\.02(.|\n)*promised 'accuracy: 0\.8100 \(143 rows\)'"),
+    "wrong_table": (0, r"row accuracy, column second: promised '0\.82', shown '0\.72'"),
 }
 # What is wrong with a file that is not even begun.
 REFUSALS = {

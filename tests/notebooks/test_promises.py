@@ -66,35 +66,6 @@ def test_what_counts_as_the_same_text(promised: str, got: str, rel: float, agree
     assert (found == []) == agree, found
 
 
-def table(*rows: str) -> list[nbformat.NotebookNode]:
-    lines = (f"<tr><td>{'</td><td>'.join(row.split(','))}</td></tr>" for row in rows)
-    return [new_output("display_data", data={"text/html": f"<table>{''.join(lines)}</table>"})]
-
-
-@pytest.mark.parametrize(
-    ("promised", "got", "words"),
-    [
-        (said("[1. 2.]"), said("[1.  2.5]"), "line 1: promised '[1. 2.]', shown '[1.  2.5]'"),
-        (said("{'ok': True}"), said("{'ok': 1}"), "value['ok']: promised True, shown 1"),
-        (
-            said('{"codes": [0, 1, 2], "port": "S"}'),
-            said('{"port": "S", "codes": [0, 1, 3]}'),
-            "value['codes'][2]: promised 2, shown 3",
-        ),
-        (
-            table(",first,second", "loss,0.4401,0.45", "accuracy,0.81,0.82"),
-            table(",first,second", "loss,0.44,0.45", "accuracy,0.81,0.72"),
-            "row accuracy, column second: promised '0.82', shown '0.72'",
-        ),
-    ],
-    ids=["array", "type", "data", "table"],
-)
-def test_a_difference_is_said_where_it_is(
-    promised: list[nbformat.NotebookNode], got: list[nbformat.NotebookNode], words: str
-) -> None:
-    assert differences(shown(promised), shown(got), Tolerance(rel=0.01)) == [words]
-
-
 def test_outputs_of_another_kind_or_number_differ() -> None:
     picture = new_output("display_data", data={"image/png": "AAAA", "text/plain": "<Figure>"})
     other = new_output("display_data", data={"image/png": "BBBB", "text/plain": "<Figure>"})
