@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from clones import make_clone
 
-from vertex_local.config import Root
+from vertex_local.config import Root, ServerRecord
 from vertex_local.notebooks import checking
 
 NAME = "06-Training-models-in-VertexAI-GPUs.ipynb"
@@ -80,7 +80,9 @@ def test_every_cell_can_be_run_again_and_every_section_after_a_restart(
         assert (folder / "metrics.json").is_file()
 
 
-def test_a_section_without_setup_is_noticed(repo: Path, own_root: Root, tmp_path: Path) -> None:
+def test_a_section_without_setup_is_noticed(
+    repo: Path, server: ServerRecord, tmp_path: Path
+) -> None:
     path = make_clone(repo, tmp_path / "clone") / "notebooks" / NAME
     parts = sections(nbformat.read(path, as_version=4))
     with pytest.raises(checking.NotebookFailed, match="NameError"):

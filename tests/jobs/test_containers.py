@@ -47,12 +47,15 @@ def test_a_custom_job_from_a_local_script(script: Path, bucket: storage.Bucket, 
     assert bucket.blob("seen").download_as_bytes() == b"['--x=1'] hello"
 
 
-def container_job(bucket: storage.Bucket, *command: str) -> aiplatform.CustomContainerTrainingJob:
+def container_job(
+    bucket: storage.Bucket, *command: str, **options: object
+) -> aiplatform.CustomContainerTrainingJob:
     return aiplatform.CustomContainerTrainingJob(
         display_name="container",
         container_uri=OWN,
         command=list(command),
         staging_bucket=f"gs://{bucket.name}/staging",
+        **options,
     )
 
 

@@ -7,7 +7,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from google.cloud import aiplatform, storage
+from google.cloud import storage
+from test_job_faults import custom_job
 from test_jobs import backing_job, make_job, run
 
 from vertex_local import costs
@@ -48,23 +49,16 @@ def test_a_training_job_is_charged_for_what_it_asked_and_how_long_it_ran(
 
 
 def test_a_machine_without_a_price_is_said_and_left_out_of_the_total(
-    script: Path, bucket: storage.Bucket, root: Root
+    bucket: storage.Bucket, root: Root
 ) -> None:
-    run(make_job(script, bucket, "print('done')"), machine_type="n1-highmem-2")
+    custom_job(bucket, "print('done')", {"machine_type": "n1-highmem-2"}).run()
     newest, *_, together = costs_in_status(root)
     assert "Cost unknown: data/prices.csv has no on-demand price for n1-highmem-2" in newest
     assert "whose price is unknown" in together
 
 
-def test_a_custom_job_is_charged_too(script: Path, bucket: storage.Bucket) -> None:
-    script.write_text("print('done')")
-    command = ["python3", "-c", "print('done')"]
-    pool = {
-        "machine_spec": {"machine_type": "n1-standard-4"},
-        "replica_count": 1,
-        "container_spec": {"image_uri": "python:3.11", "command": command},
-    }
-    job = aiplatform.CustomJob("a test", [pool], staging_bucket=f"gs://{bucket.name}")
+def test_a_custom_job_is_charged_too(bucket: storage.Bucket) -> None:
+    job = custom_job(bucket, "print('done')")
     job.run()
     found = costs.of_job(job)
     assert (found.what, found.problem) == ("1 × n1-standard-4", "")
@@ -83,13 +77,9 @@ def test_no_jobs_have_no_total(own_root: Root) -> None:
 
 
 def test_a_broken_table_of_prices_does_not_break_the_status(
-    root: Root,
-    script: Path,
-    bucket: storage.Bucket,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    root: Root, bucket: storage.Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(make_job(script, bucket, "print('done')"))
+    custom_job(bucket, "print('done')").run()
     monkeypatch.setattr(costs, "PRICES", tmp_path / "prices.csv")
     costs.PRICES.write_text("item,usd\nbox,1\n")
     assert "prices.csv, line 2 is not a price" in costs_in_status(root)[0]

@@ -15,6 +15,7 @@ from test_jobs import backing_job, make_job, run, submit, wait_until
 from vertex_local.cli import report
 from vertex_local.config import Root
 from vertex_local.jobs.runner import SLOTS
+from vertex_local.training import states
 
 REPORT = """
 import json, os, sys
@@ -42,6 +43,7 @@ else:
             time.sleep(0.1)
 """
 PAUSE = "import signal\nsignal.pause()\n"
+LOGS = ("job", "service")
 
 
 def job_folder(root: Root, job: aiplatform.CustomTrainingJob) -> Path:
@@ -96,36 +98,34 @@ if len(tries.read_text()) < 3:
 """
 
 
-def test_a_crash_is_retried(script: Path, bucket: storage.Bucket, root: Root) -> None:
-    job = make_job(script, bucket, CRASH)
-    run(job)
-    folder = job_folder(root, job)
-    assert (folder / "job.log").read_text() == "attempt 1\nattempt 2\nattempt 3\n"
-    assert (folder / "service.log").read_text().count("non-zero status of 134") == 2
-
-
-def test_a_crash_that_comes_again_and_again_fails_the_job(
-    script: Path, bucket: storage.Bucket, root: Root
+@pytest.mark.parametrize(
+    ("code", "options", "status", "attempts"),
+    [
+        (CRASH, {}, 0, 3),
+        (CRASH.replace("SIGABRT", "SIGSEGV").replace("< 3", "< 99"), {}, 139, 4),
+        (CRASH, {"disable_retries": True}, 134, 1),
+        (CRASH.replace("os.kill(os.getpid(), signal.SIGABRT)", "exit(1)"), {}, 1, 1),
+    ],
+    ids=["recovers", "crashes for ever", "no retries", "ordinary failure"],
+)
+def test_a_crash_is_retried_three_times_and_nothing_else_is(
+    bucket: storage.Bucket,
+    root: Root,
+    code: str,
+    options: dict[str, bool],
+    status: int,
+    attempts: int,
 ) -> None:
-    always = CRASH.replace("SIGABRT", "SIGSEGV").replace("< 3", "< 99")
-    job = make_job(script, bucket, always)
-    with pytest.raises(RuntimeError, match=r"non-zero status of 139\."):
-        run(job)
-    assert (job_folder(root, job) / "job.log").read_text().splitlines()[-1] == "attempt 4"
-
-
-def test_a_crash_is_not_retried_when_the_job_says_so(script: Path, bucket: storage.Bucket) -> None:
-    with pytest.raises(RuntimeError, match=r"non-zero status of 134\..*attempt 1"):
-        run(make_job(script, bucket, CRASH), disable_retries=True)
-
-
-def test_an_ordinary_failure_is_not_retried(
-    script: Path, bucket: storage.Bucket, root: Root
-) -> None:
-    job = make_job(script, bucket, CRASH.replace("os.kill(os.getpid(), signal.SIGABRT)", "exit(1)"))
-    with pytest.raises(RuntimeError, match=r"non-zero status of 1\."):
-        run(job)
-    assert (job_folder(root, job) / "job.log").read_text() == "attempt 1\n"
+    job = submit(bucket, code, **options)
+    wait_until(lambda: states.is_final(job.state), "the end of the job")
+    printed, service = ((root.jobs / job.name / f"{name}.log").read_text() for name in LOGS)
+    assert printed.splitlines() == [f"attempt {number + 1}" for number in range(attempts)]
+    if status:
+        assert job.state == JobState.JOB_STATE_FAILED
+        assert f"non-zero status of {status}." in job.error.message
+    else:
+        assert job.state == JobState.JOB_STATE_SUCCEEDED
+        assert service.count("non-zero status of 134") == 2
 
 
 def test_jobs_beyond_the_machines_room_wait_in_pending(bucket: storage.Bucket) -> None:

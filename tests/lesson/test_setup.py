@@ -51,18 +51,14 @@ def test_a_name_that_cannot_mark_a_job_is_refused_by_its_variable(name: Any) -> 
         setup.check_names("doe-titanic", name)
 
 
-def test_jobs_can_be_launched_and_found_under_such_names(
-    bucket: storage.Bucket, tmp_path: Path
-) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("print(1)")
+def test_jobs_can_be_launched_and_found_under_such_names(bucket: storage.Bucket) -> None:
     jobs = {}
     for name in ("van der Berg", "O'Brien", "García Márquez", "李", "x" * 63):
         owner = setup.check_names(bucket.name, name)
-        jobs[owner] = aiplatform.CustomTrainingJob(
+        jobs[owner] = aiplatform.CustomContainerTrainingJob(
             display_name=f"{name}_pytorch_nn_gpu_20261126-201500",
-            script_path=str(script),
             container_uri="us-docker.pkg.dev/vertex-ai/training/pytorch-xla.2-4.py310:latest",
+            command=["python3", "-c", "print(1)"],
             labels={"owner": owner},
             staging_bucket=f"gs://{bucket.name}",
         )
@@ -70,7 +66,7 @@ def test_jobs_can_be_launched_and_found_under_such_names(
     for owner, job in jobs.items():
         wait_until(job.done, "the end of the job")
         assert job.state.name == "PIPELINE_STATE_SUCCEEDED"
-        found = aiplatform.CustomTrainingJob.list(filter=f'labels.owner="{owner}"')
+        found = aiplatform.CustomContainerTrainingJob.list(filter=f'labels.owner="{owner}"')
         assert [each.display_name for each in found] == [job.display_name]
 
 

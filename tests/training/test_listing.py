@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import JobState
-from test_jobs import make_job, submit, wait_until
+from test_containers import container_job
+from test_jobs import submit, wait_until
 
 from vertex_local.errors import InvalidArgument
 from vertex_local.training.filters import compile_filter
@@ -72,19 +72,22 @@ def test_a_missing_time_matches_nothing() -> None:
     assert not compile_filter('end_time>"2000-01-01T00:00:00Z"')(JOB)
 
 
-def test_jobs_are_found_paged_and_deleted(bucket: storage.Bucket, tmp_path: Path) -> None:
+def test_jobs_are_found_paged_and_deleted(bucket: storage.Bucket) -> None:
     jobs = []
     for _ in range(3):
-        job = make_job(tmp_path / "script.py", bucket, "pass\n", labels={"test": bucket.name})
+        job = container_job(bucket, "sh", "-c", "true", labels={"test": bucket.name})
         job.submit(machine_type="n1-standard-4")
         jobs.append(job)
     wait_until(lambda: all(job.done() for job in jobs), "the end of the jobs")
     expression = f"labels.test={bucket.name}"
     newest_first = [job.resource_name for job in reversed(jobs)]
 
-    listed = aiplatform.CustomTrainingJob.list(filter=expression)
+    listed = aiplatform.CustomContainerTrainingJob.list(filter=expression)
     assert [job.resource_name for job in listed] == newest_first
-    assert aiplatform.CustomTrainingJob.list(filter=f"NOT {expression} AND {expression}") == []
+    assert (
+        aiplatform.CustomContainerTrainingJob.list(filter=f"NOT {expression} AND {expression}")
+        == []
+    )
 
     # The SDK's own way to page, two resources at a time.
     client = jobs[0].api_client
@@ -98,12 +101,12 @@ def test_jobs_are_found_paged_and_deleted(bucket: storage.Bucket, tmp_path: Path
     with pytest.raises(exceptions.BadRequest, match="Invalid page token"):
         client.list_training_pipelines(request={"parent": parent, "page_token": "nonsense"})
     with pytest.raises(exceptions.BadRequest, match="Invalid filter"):
-        aiplatform.CustomTrainingJob.list(filter="nonsense")
+        aiplatform.CustomContainerTrainingJob.list(filter="nonsense")
 
     jobs[0].delete()
     with pytest.raises(exceptions.NotFound):
-        aiplatform.CustomTrainingJob.get(newest_first[-1])
-    assert len(aiplatform.CustomTrainingJob.list(filter=expression)) == 2
+        aiplatform.CustomContainerTrainingJob.get(newest_first[-1])
+    assert len(aiplatform.CustomContainerTrainingJob.list(filter=expression)) == 2
 
 
 def test_a_job_that_has_not_ended_cannot_be_deleted(bucket: storage.Bucket) -> None:
