@@ -18,16 +18,15 @@ LOCAL_ACCOUNT = f"local-mode@{PROJECT}.iam.gserviceaccount.com"  # the account o
 DEFAULT_REGION = "us-central1"
 HOST = "127.0.0.1"  # loopback only, because the server runs code by design
 
-# The SDK sleeps 5 s between two polls of a job, so even a short job would cost 5 s. Instead a GET
-# of an active job waits this long for the job's next change before it answers …
+# The SDK sleeps 5 s between two polls of a job, so even a short job would take 5 s. Therefore a GET
+# of an active job waits up to this time for the job's next change of state, and then answers.
 GET_WAITS_SECONDS = 7.0
-# … unless the same job was asked for just now: then it is not the SDK's loop that asks, but
-# somebody who reads `.state`, and the answer comes at once.
+# But if the previous GET of the same job was answered less than this ago, it is not a poll of the
+# SDK: probably somebody reads `.state`, and is answered at once.
 GET_ANSWERS_AT_ONCE_WITHIN_SECONDS = 4.0
 SECRET = "secret-"  # how every secret of local mode begins
 FULL_BYTES = 1_000_000  # a disk with less free space counts as full
 NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 # The variables that name a file of trusted certificates: of gRPC, Python, curl and TensorFlow,
 # httplib2, Node, gcloud.

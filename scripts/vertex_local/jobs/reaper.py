@@ -85,9 +85,7 @@ def end_strays(job_id: str, own: Collection[int] | None = None) -> None:
         for pid in found:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            with suppress(
-                ChildProcessError
-            ):  # its parent is another process, which is killed as well
+            with suppress(ChildProcessError):  # not our child: its parent is killed as well
                 os.waitpid(pid, os.WNOHANG)
         if time.monotonic() > deadline:
             return  # a process may wait for a disk, for example, and ends when that answers

@@ -41,7 +41,7 @@ class LocalJobs:
         return [job for job in self._new() if job.state.name == "JOB_STATE_FAILED"]
 
     def unaccounted(self) -> list[Any]:
-        """Return the failed jobs because of which no cell failed."""
+        """Return the failed jobs that did not make a cell fail."""
         return [job for job in self.failed() if job.name not in self._settled]
 
     def wait(self, seconds: float) -> list[Any]:

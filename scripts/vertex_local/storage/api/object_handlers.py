@@ -55,7 +55,7 @@ async def get(request: Request) -> Response:
 
 
 async def soon(ask: Callable[..., T], *args: object) -> T:
-    """Call a method in this thread if it need not read a file, which is faster, else in another."""
+    """Call a method in this thread, which is faster; if it must read a file, in another one."""
     try:
         return ask(*args, quick=True)
     except Slow:

@@ -55,9 +55,8 @@ def note_tasks() -> None:
         # Not `isinstance`: it reads `__class__`, for which some objects of torch warn.
         if not issubclass(type(task), asyncio.Task) or not task.done() or task.cancelled():
             continue
-        if getattr(
-            task, "_log_traceback", False
-        ):  # asyncio's own mark: nobody has asked for its exception
+        # asyncio's own mark of a task whose exception nobody has asked for.
+        if getattr(task, "_log_traceback", False):
             error = task.exception()
             if error is not None and not is_from_kernel(error):
                 name = task.get_coro().__qualname__
