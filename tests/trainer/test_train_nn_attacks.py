@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainer_cases import RESULTS, SCRIPT, Case, Result, arrays, clean_environment, npz
+from trainer_cases import PYTHON, RESULTS, SCRIPT, Case, Result, arrays, clean_environment, npz
 
 pytest_plugins = ["trainer_fixtures"]
 
@@ -170,7 +169,7 @@ def test_what_is_left_over_from_another_job_is_ignored_with_a_line(
 def shell(case: Case, line: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the trainer as `bash` does: $TRAINER stands for the command."""
     env = {**clean_environment(), "RUN": case.place.uri("run"), **env}
-    argv = [sys.executable, str(SCRIPT), *map(str, case.argv())]
+    argv = [PYTHON, str(SCRIPT), *map(str, case.argv())]
     command = ["bash", "-c", f"set -o pipefail; {line}", "bash", *argv]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
 
@@ -186,7 +185,7 @@ def test_output_that_goes_nowhere_does_not_end_a_training(local: Case, line: str
 
 def test_a_terminal_that_does_not_know_a_letter(local: Case) -> None:
     argv = local.argv(model_out=local.place.uri("\u51fa\u529b"))
-    command = [sys.executable, str(SCRIPT), *map(str, argv)]
+    command = [PYTHON, str(SCRIPT), *map(str, argv)]
     env = {**clean_environment(), "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run(command, env=env, capture_output=True, timeout=100)
     assert done.returncode == 0 and b"\\u51fa" in done.stdout
@@ -222,7 +221,7 @@ def test_sigterm_twice_is_sigterm(local: Case) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports_ends_with_a_line(local: Case, number: int) -> None:
-    argv = [sys.executable, "-X", "importtime", str(SCRIPT), *map(str, local.argv())]
+    argv = [PYTHON, "-X", "importtime", str(SCRIPT), *map(str, local.argv())]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(argv, env=clean_environment(), **pipes) as process:
         assert process.stderr

@@ -3,6 +3,9 @@
 Starting Python and importing torch takes seconds, so most tests use `Trainers`: one process imports
 everything once, and every command runs in a fork of it, with arguments, environment, folder and
 output of its own. It can be killed like any other process. `command_line` starts the real thing.
+
+The trainer also runs where these tests cannot, such as on Python 3.10 with PyTorch 2.4. If
+`TRAINER_PYTHON` names the Python of such an environment, it runs there, and the tests here.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 import numpy as np
 from google.cloud import storage
 
+PYTHON = os.environ.get("TRAINER_PYTHON", sys.executable)
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_nn.py"
 NAMES = ["pclass", "sex", "age", "sibsp", "parch", "fare", "embarked"]
 RESULTS = ["eval_history.csv", "metrics.json", "model.pt", "training.log"]
@@ -108,7 +112,7 @@ class Trainers:
 
     def __init__(self, folder: Path, *imported: str) -> None:
         self.folder, self.env, self.count = folder, clean_environment(), 0
-        command = [sys.executable, "-c", FORKING_SERVER, *imported]
+        command = [PYTHON, "-c", FORKING_SERVER, *imported]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env=self.env, **pipes)
         self.running: Running | None = None
@@ -164,7 +168,7 @@ def clean_environment() -> dict[str, str]:
 
 def command_line(*argv: object, cwd: Path, **env: str) -> Result:
     """Run the script as a user does."""
-    command = [sys.executable, str(SCRIPT), *(str(arg) for arg in argv)]
+    command = [PYTHON, str(SCRIPT), *(str(arg) for arg in argv)]
     done = subprocess.run(
         command, cwd=cwd, env={**clean_environment(), **env}, capture_output=True, text=True
     )
