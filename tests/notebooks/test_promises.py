@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -112,12 +110,13 @@ def notebook(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_shows_the_difference_and_stores_it(notebook: Path) -> None:
-    command = [sys.executable, "-m", "vertex_local", "promise", "--yes", str(notebook)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stderr
-    assert "-accuracy 0.81\n+accuracy 0.82" in finished.stdout
-    assert "0.5001" not in finished.stdout.partition("---")[2]
+def test_the_command_shows_the_difference_and_stores_it(
+    notebook: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["promise", "--yes", str(notebook)]) == 0
+    printed = capsys.readouterr().out
+    assert "-accuracy 0.81\n+accuracy 0.82" in printed
+    assert "0.5001" not in printed.partition("---")[2]
     cells = nbformat.read(notebook, as_version=4).cells
     outputs = [[output.text for output in cell.outputs] for cell in cells]
     assert outputs == [["accuracy 0.82\n"], ["0.5\n"], ["not promised\n"]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import mutate
@@ -40,29 +38,31 @@ def test_all_else_in_a_broken_cell_stays_as_it_is_written() -> None:
     assert found["compare"].endswith('"b": 0x10,\n}\nprint(not (x == 3))')
 
 
-def test_survivors_are_found_and_need_a_reason(tmp_path: Path) -> None:
+def test_survivors_are_found_and_need_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "x.ipynb"
     nbformat.write(notebook("x = 1", "print(x)"), path)
     (tmp_path / "reasons.json").write_text("[]")
     results = tmp_path / "results.json"
-    command = [sys.executable, mutate.__file__, str(path)]
-    command += ["--reasons", str(tmp_path / "reasons.json"), "--results", str(results)]
-    command += ["--kinds", "remove"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 1, finished.stderr
-    assert [line.split()[:4] for line in finished.stdout.splitlines()[:2]] == [
+    arguments = [str(path)]
+    arguments += ["--reasons", str(tmp_path / "reasons.json"), "--results", str(results)]
+    arguments += ["--kinds", "remove"]
+    assert mutate.main(arguments) == 1
+    printed = capsys.readouterr().out
+    assert [line.split()[:4] for line in printed.splitlines()[:2]] == [
         ["killed", "Cell", "0", "remove"],  # then x is not known
         ["survived", "Cell", "1", "remove"],
     ]
-    assert "1 survived, 1 of them without a reason" in finished.stdout
+    assert "1 survived, 1 of them without a reason" in printed
 
     reason = {"cell": "print(x)", "kind": "remove", "reason": "it only shows x"}
     (tmp_path / "reasons.json").write_text(json.dumps([reason]))
     kept = json.loads(results.read_text())
     results.write_text(json.dumps(dict.fromkeys(kept, "killed") | {list(kept)[1]: "survived"}))
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0
-    assert "it only shows x" in again.stdout and "1 survived, 0 of them" in again.stdout
+    assert mutate.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "it only shows x" in printed and "1 survived, 0 of them" in printed
 
 
 def test_every_reason_is_about_a_mutant_of_the_episode(repo: Path) -> None:
