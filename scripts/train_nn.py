@@ -1,6 +1,6 @@
 r"""Train a small neural network on a table of numbers: on a laptop, or as a Vertex AI job.
 
-    # the results go to the folder run; any name may also begin with gs://BUCKET/ or /gcs/BUCKET/
+    # results go to the folder `run`; paths may also begin with gs://BUCKET/ or /gcs/BUCKET/
     python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run
     # with checkpoints: after an interruption, the same command resumes (--resume insists on it)
     python scripts/train_nn.py --train train_data.npz --val val_data.npz --model_out run \
@@ -12,9 +12,9 @@ r"""Train a small neural network on a table of numbers: on a laptop, or as a Ver
     python scripts/train_nn.py --verify run
 
 A run leaves four files side by side: model.pt (weights), eval_history.csv (a line per epoch),
-training.log (every line, also those that --quiet hides) and, written last as the sign of a complete
-run, metrics.json. Those of an earlier run in the same folder are removed at the start. SIGTERM ends
-the training after its epoch, with a checkpoint if --checkpoint_dir is given.
+training.log (with what --quiet hides) and, written last as the sign of a complete run,
+metrics.json. Those of an earlier run there are removed once the settings are right. SIGTERM (`kill`
+sends it) ends the training after its epoch, with a checkpoint if --checkpoint_dir is given.
 
 Exit codes: 0 done; 1 unexpected error, or --verify found a change; 2 bad input, or a file, bucket
 or memory that cannot be had; 3 the loss became NaN or infinite; 130 interrupted; 143 SIGTERM.
@@ -24,6 +24,7 @@ On a CPU, the same data, settings, seed and machine give the same bytes of weigh
 another PyTorch adds numbers up in another order, so the last digits differ.
 
 PyTorch comes first: settings, data, model, training. What follows keeps a long or paid run safe.
+If something is wrong, `require` or `explain`, explained there, ends the run with a sentence.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # the imports take seconds: a signal ends them with a line
+if __name__ == "__main__":  # Ctrl-C during the slow imports: a line, no traceback
 
     def stop_at_start(number: int, _: object) -> None:
         print("ERROR: stopped while starting", file=sys.stderr)
@@ -61,7 +62,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
-from posixpath import join  # also for gs://, which pathlib would make gs:/
+from posixpath import join  # pathlib would turn gs:// into gs:/
 from typing import Any
 
 import numpy as np
@@ -90,10 +91,10 @@ ANSWERS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.
 
 def whole(text: str) -> int:
     """Read a whole number, also as a tuning service writes it: 128.0 or 1e2."""
-    for read in (int, float):  # first int: a float would round a large number
+    for convert in (int, float):  # first int: a float would round a large number
         with contextlib.suppress(ValueError):
-            if (value := read(text)) % 1 == 0:  # not so for NaN and infinity
-                return int(value)
+            if convert(text) % 1 == 0:  # not so for NaN and infinity
+                return int(convert(text))
     raise argparse.ArgumentTypeError(f"must be a whole number, not {text[:50]}")
 
 
@@ -122,7 +123,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--epochs", type=whole, default=500, help="passes over the training data, at most")
     add("--learning_rate", type=float, default=0.001, help="size of a step")
     add("--batch_size", type=whole, default=0, help="rows in a step; 0: all rows")
-    add("--patience", type=whole, default=50, help="epochs without progress to stop after; 0: none")
+    add(
+        "--patience",
+        type=whole,
+        default=50,
+        help="stop after so many epochs without progress; 0: never",
+    )
     add("--min_delta", type=float, default=0.0, help="smallest drop of val_loss that is progress")
     add("--restore_best", default=True, help="save the weights of the best epoch", **switch)
     add("--no_restore_best", dest="restore_best", action="store_false", help="of the last one")
@@ -135,8 +141,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint_every", type=whole, default=0, help="epochs between two; 0: a minute")
     add("--resume", default=False, help="fail if there is no checkpoint", **switch)
     add("--quiet", default=False, help="print only warnings and errors", **switch)
-    # --learning-rate is --learning_rate
-    argv = [re.sub("(?<=^--)[^=]+", lambda name: name[0].replace("-", "_"), arg) for arg in argv]
+    # --learning-rate is --learning_rate; what follows `=` stays
+    argv = [re.sub("(?<=^--)[^=]+", lambda m: m[0].replace("-", "_"), arg) for arg in argv]
     return parser.parse_args(argv)
 
 
@@ -154,7 +160,7 @@ def check_settings(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------ data
 @dataclass
 class Table:
-    """A checked data file: features x [rows, features] and labels y [rows], both float32."""
+    """A checked data file: float32 features x [rows, features], and labels y [rows] of 0 and 1."""
 
     x: Tensor
     y: Tensor
@@ -173,8 +179,8 @@ def as_float32(array: Any, what: str) -> Any:
 
 
 def load_table(uri: str, part: str, device: torch.device) -> Table:
-    """Read X_<part>, y_<part> and feature_names; raise Stop unless all of it can be trained on."""
-    data = access("read", uri)  # of a path, gs://... or /gcs/...
+    """Read X_<part>, y_<part>, perhaps feature_names; raise Stop unless they can be trained on."""
+    data = access("read", uri)  # the file's bytes
     require(data[:2] == b"PK", f"{uri} is not an .npz file: it does not begin like a zip file")
     x_key = f"X_{part}"
     y_key = f"y_{part}"
@@ -213,9 +219,9 @@ def load_data(args: argparse.Namespace, device: torch.device) -> tuple[Table, Ta
     """Load the training and the validation data, which must have the same features."""
     train = load_table(args.train, "train", device)
     val = load_table(args.val, "val", device)
-    columns = zip_longest(train.names, val.names, fillvalue="missing")
-    for i, (name, other) in enumerate(columns):
-        found = f"column {i} is {name[:90]!r} in {args.train}, but {other[:90]!r} in {args.val}"
+    for i, (name, other) in enumerate(zip_longest(train.names, val.names)):
+        first = f"column {i} is {str(name)[:90]!r} in {args.train}"
+        found = f"{first}, but {str(other)[:90]!r} in {args.val}"
         counts = f"{len(train.names)} and {len(val.names)} features"
         require(name == other, f"the feature_names differ ({counts}): {found}")
     if train.y.min() == train.y.max():
@@ -230,20 +236,20 @@ def build_model(n_features: int) -> nn.Sequential:
     """From features [n, n_features] to logits [n]; torch.sigmoid(logits) are probabilities."""
     return nn.Sequential(
         nn.Linear(n_features, 64),
-        nn.ReLU(inplace=True),  # in place: more of the numbers fit into a cache
+        nn.ReLU(inplace=True),  # in place: easier on the cache
         nn.Linear(64, 32),
         nn.ReLU(inplace=True),
         nn.Linear(32, 1),
-        nn.Flatten(0),
+        nn.Flatten(0),  # from [n, 1] to [n]
     )
 
 
-# Takes logits: right even where a sigmoid rounds to 0 or 1 and its logarithm would be infinite.
+# Takes logits: right where log(sigmoid) would be infinite. A sum, as pieces of a batch add up.
 loss_fn = nn.BCEWithLogitsLoss(reduction="sum")
 
 
 class Adam:
-    """torch.optim.Adam with its usual settings, without 2 to 3 s for importing PyTorch's compiler.
+    """torch.optim.Adam as it is by default, without 2 to 3 s for importing PyTorch's compiler.
 
     To train for longer, or differently: delete this class and import that one.
     """
@@ -276,7 +282,7 @@ class Adam:
 
 @dataclass
 class EarlyStopping:
-    """Two questions with two answers: is this the best epoch so far, and should we stop?
+    """Told of every epoch, answers: is it the best so far, and should we stop?
 
     The best epoch has the lowest val_loss, by however little. Progress is a val_loss that lies
     more than `min_delta` below the last one that was progress.
@@ -289,7 +295,7 @@ class EarlyStopping:
     loss_to_beat: float = math.inf
     waited: int = 0  # epochs since the last progress
 
-    def is_best(self, epoch: int, loss: float) -> bool:
+    def note(self, epoch: int, loss: float) -> bool:
         """Take note of an epoch, once for each; return whether it is the best so far."""
         self.waited += 1
         if loss < self.loss_to_beat - self.min_delta:
@@ -316,7 +322,7 @@ def copy_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Run:
-    """What changes while training goes on, and the data it learns from."""
+    """A training: data, weights, state. `rank` is the number of this process, from 0."""
 
     def __init__(self, args: argparse.Namespace, train: Table, val: Table) -> None:
         self.args = args
@@ -337,14 +343,14 @@ class Run:
             "the validation data": val.sha256,
             "the device": self.device.type,
         }
-        half = args.precision == "bf16"
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
-        if "OMP_NUM_THREADS" not in os.environ:  # so small a network gains little from threads
-            torch.set_num_threads(1)  # of the whole process
-        shared = dist.is_initialized()  # by several processes
-        self.rank = dist.get_rank() if shared else 0
-        self.processes = dist.get_world_size() if shared else 1
-        self.ddp_model = nn.parallel.DistributedDataParallel(self.model) if shared else self.model
+        bf16 = args.precision == "bf16"
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)  # enough for so small a network
+        several = dist.is_initialized()  # processes share the work
+        self.rank = dist.get_rank() if several else 0
+        self.processes = dist.get_world_size() if several else 1
+        self.ddp_model = nn.parallel.DistributedDataParallel(self.model) if several else self.model
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it takes to go on; early stopping follows from the history [epochs, 4]."""
@@ -358,42 +364,45 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state; only a new run can."""
-        self.model.load_state_dict(state["best_weights"])
+        """Continue a saved run, in a new Run."""
+        self.model.load_state_dict(state["best_weights"])  # checks them
         self.best_weights = copy_weights(self.model)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.shuffle.set_state(state["shuffle"])
         self.history = state["history"].tolist()
-        for epoch, (_, val_loss, *_) in enumerate(self.history, start=1):
-            self.stopping.is_best(epoch, val_loss)
+        for epoch, row in enumerate(self.history, start=1):
+            self.stopping.note(epoch, loss=row[1])
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return x [rows, features] and y [rows] of each step: all rows, or some in a new order."""
+        """Return x [rows, features], y [rows] of each step: all rows, or --batch_size, shuffled."""
         if not self.args.batch_size:
             return [(self.train.x, self.train.y)]
         order = torch.randperm(len(self.train.y), generator=self.shuffle, device=self.device)
-        batches = order.split(self.args.batch_size)
-        return ((self.train.x.index_select(0, rows), self.train.y[rows]) for rows in batches)
+        # index_select does what x[rows] does, in a third of the time.
+        return (
+            (self.train.x.index_select(0, rows), self.train.y.index_select(0, rows))
+            for rows in order.split(self.args.batch_size)
+        )
 
     def pieces(self, x: Tensor, y: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        """Cut this process's part of a batch into pieces that fit into a cache, or a GPU's memory.
+        """Cut this process's rows of a batch into pieces that fit into a cache, or a GPU's memory.
 
         All processes get the same number of pieces: they exchange gradients after each.
         """
-        size = 8192 if self.device.type == "cpu" else 2**20
-        count = math.ceil(len(y) / size / self.processes)
-        mine = slice(self.rank, None, self.processes)
+        rows = 8192 if self.device.type == "cpu" else 2**20
+        count = math.ceil(len(y) / rows / self.processes)
+        mine = slice(self.rank, None, self.processes)  # of two processes, every second row
         return zip(x[mine].tensor_split(count), y[mine].tensor_split(count), strict=True)
 
 
 def train_one_epoch(run: Run) -> Tensor:
-    """Learn from all rows; return the sum of their losses. A GPU is not waited for."""
+    """Learn from all rows; return the sum of this process's losses, on its device."""
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     run.model.train()
     for x, y in run.batches():
-        # The loss is a sum, and a step takes the gradient of its mean. backward() adds to the
-        # gradients, so pieces add up; DistributedDataParallel divides by the number of processes.
+        # backward() adds up the gradients of the pieces, and DistributedDataParallel averages over
+        # processes: divided by the rows of a process, it is the gradient of the batch's mean loss.
         divisor = len(y) / run.processes
         run.optimizer.zero_grad()
         for x_piece, y_piece in run.pieces(x, y):
@@ -408,7 +417,7 @@ def train_one_epoch(run: Run) -> Tensor:
 
 @torch.no_grad()
 def evaluate(run: Run) -> tuple[Tensor, Tensor]:
-    """Return sums over the validation rows: their losses, and the right answers."""
+    """Return this process's sums over the validation rows: their losses, and the right answers."""
     loss = torch.zeros((), dtype=torch.float64, device=run.device)
     right = torch.zeros_like(loss)
     run.model.eval()
@@ -416,21 +425,21 @@ def evaluate(run: Run) -> tuple[Tensor, Tensor]:
         with run.autocast:
             logits = run.model(x).float()
         loss += loss_fn(logits, y)
-        right += ((logits > 0) == y).sum()
+        right += ((logits > 0) == y).sum()  # a logit above 0 is a probability above 0.5
     return loss, right
 
 
 def train_and_evaluate(run: Run) -> tuple[dict[str, float], bool]:
     """Train for an epoch and evaluate; return the METRICS, and whether SIGTERM says to stop.
 
-    All processes must stop after the same epoch, so the signal is added up like the numbers.
+    all_reduce adds up over all processes, so all see a signal, and stop after the same epoch.
     """
     train_loss = train_one_epoch(run)
     val_loss, right = evaluate(run)
     sums = torch.stack([train_loss, val_loss, right, torch.full_like(right, sigterm.is_set())])
     if run.processes > 1:
         dist.all_reduce(sums)
-    train_sum, val_sum, right_sum, signals = sums.tolist()  # only here, a GPU is waited for
+    train_sum, val_sum, right_sum, signals = sums.tolist()  # the GPU is waited for only here
     rows = len(run.val.y)
     means = (train_sum / len(run.train.y), val_sum / rows, right_sum / rows)
     return dict(zip(METRICS, means, strict=True)), signals > 0
@@ -439,20 +448,20 @@ def train_and_evaluate(run: Run) -> tuple[dict[str, float], bool]:
 def fit(run: Run, progress: Progress) -> None:
     """Train until all epochs are done, or early stopping says to stop.
 
-    Raises Stop with exit code 3 if the loss is no longer a number, and 143 after SIGTERM.
+    Raises Stop: exit code 3 if the loss is NaN or infinite (history is kept), 143 after SIGTERM.
     """
     args = run.args
     every = args.checkpoint_every
     saved_at = time.monotonic()
-    # Vertex AI sets AIP_CHECKPOINT_DIR in every job; short runs save there only if asked to.
-    asked = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
+    # Vertex AI sets AIP_CHECKPOINT_DIR in every job: unasked, save none at the end.
+    at_end = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
     while len(run.history) < args.epochs and not run.stopping.should_stop():
         start = time.perf_counter()
         metrics, signalled = train_and_evaluate(run)
         run.history.append([*metrics.values(), time.perf_counter() - start])
         epoch = len(run.history)
         diverged = not all(map(math.isfinite, metrics.values()))
-        if not diverged and run.stopping.is_best(epoch, metrics["val_loss"]):
+        if not diverged and run.stopping.note(epoch, metrics["val_loss"]):
             run.best_weights = copy_weights(run.model)
         last = epoch == args.epochs or run.stopping.should_stop() or signalled or diverged
         progress.show(epoch, metrics, last)
@@ -461,8 +470,8 @@ def fit(run: Run, progress: Progress) -> None:
                 access("write", join(args.model_out, "eval_history.csv"), history_csv(run))
             text = f"train_loss is {metrics['train_loss']} and val_loss {metrics['val_loss']}"
             raise Stop(f"{text} in epoch {epoch}: try a lower --learning_rate", 3)
-        due = epoch % every == 0 if every else time.monotonic() > saved_at + 60
-        if args.checkpoint_dir and run.rank == 0 and (due or signalled or (last and asked)):
+        due = (epoch % every == 0) if every else (time.monotonic() > saved_at + 60)
+        if args.checkpoint_dir and run.rank == 0 and (due or signalled or (last and at_end)):
             save_checkpoint(run)
             saved_at = time.monotonic()
         if signalled:
@@ -534,14 +543,14 @@ def write_results(run: Run, run_log: RunLog) -> None:
     files = {"model.pt": model_file.getvalue(), "eval_history.csv": history_csv(run)}
     try:
         for name, data in files.items():
-            access("write", join(folder, name), data, 600)
-        text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}, val_accuracy "
-        log.info((text + "{final_val_accuracy:.4f}").format(**facts))
+            access("write", join(folder, name), data, wait=600)
+        text = "saved epoch {final_epoch} of {epochs_run} in {model_uri}"
+        log.info((text + ", val_accuracy {final_val_accuracy:.4f}").format(**facts))
         files["training.log"] = run_log.save(wait=600)
         run_log.uri = ""  # metrics.json holds its checksum: write no more
         facts["artifacts"] = {name: fingerprint(data) for name, data in files.items()}
         metrics = json.dumps(facts, indent=2).encode()
-        access("write", join(folder, "metrics.json"), metrics, 600)
+        access("write", join(folder, "metrics.json"), metrics, wait=600)
     except BaseException:
         run_log.uri = join(folder, "training.log")
         remove_results(folder)
@@ -553,13 +562,13 @@ def verify(folder: str) -> int:
     uri = join(folder, "metrics.json")
     with explain(f"{uri} is damaged, or was not written by this script", exit_code=1):
         artifacts = dict(json.loads(access("read", uri))["artifacts"])
-    wrong = 0
+    changed = False
     for name, expected in artifacts.items():
         data = access("read", join(folder, name), missing_ok=True)
         fine = data is not None and fingerprint(data) == expected
-        wrong += not fine
+        changed = changed or not fine
         log.info("%s %s", "[OK]" if fine else "[FAIL]", name)
-    return min(wrong, 1)
+    return int(changed)
 
 
 # ------------------------------------------------------------------------------ checkpoints
@@ -571,7 +580,7 @@ def save_checkpoint(run: Run) -> None:
 
 
 def layout(state: Any) -> Any:
-    """Return a state with (dtype, shape) for each tensor. Raises ValueError if one holds NaN."""
+    """Return a state with (dtype, shape) for each tensor. Raises ValueError unless it is finite."""
     if isinstance(state, dict):
         return {name: layout(part) for name, part in state.items()}
     if not isinstance(state, Tensor):
@@ -588,7 +597,7 @@ def load_checkpoint(run: Run) -> None:
         return
     uri = join(args.checkpoint_dir, "checkpoint.pt")
     found = [access("read", uri, missing_ok=True)]
-    if run.processes > 1:  # it may be on the first machine only
+    if run.processes > 1:  # all take what the first one found: it may be on its machine only
         dist.broadcast_object_list(found)
     if found[0] is None:
         require(not args.resume, f"--resume: there is no checkpoint {uri}")
@@ -630,7 +639,7 @@ class Progress:
             self.board = optional("torch.utils.tensorboard", "SummaryWriter", folder)
 
     def show(self, epoch: int, metrics: dict[str, float], last: bool) -> None:
-        """Show one epoch: to the log at least ten times in a run, and every ten seconds."""
+        """Show one epoch: to the log after a tenth of the run or ten seconds, to others always."""
         epochs = self.run.args.epochs
         now = time.monotonic()
         due = last or epoch % max(1, epochs // 10) == 0 or now > self.shown_at + 10
@@ -671,10 +680,10 @@ def optional(module: str, name: str, *args: Any) -> Any:
 
 # ------------------------------------------------------------------------------ processes
 def read_environment() -> tuple[int, int]:
-    """Return this process's rank, and how many processes share the work.
+    """Return the number of this process, from 0, and how many share the work; complete os.environ.
 
-    torchrun and Vertex AI's PyTorch images set four variables. Without them, CLUSTER_SPEC is
-    read, in which Vertex AI lists a job's machines.
+    torchrun and some images of Vertex AI set the variables. Otherwise CLUSTER_SPEC lists a job's
+    machines. Without LOCAL_RANK, a process is a machine.
     """
     env = os.environ
     names = "WORLD_SIZE RANK LOCAL_RANK MASTER_ADDR MASTER_PORT CLUSTER_SPEC".split()
@@ -723,7 +732,7 @@ def launch(argv: Sequence[str], gpus: int, rank: int, machines: int) -> int:
 
 
 def meet(rank: int, processes: int, device: torch.device) -> None:
-    """Wait for the other processes, for half an hour at most. Raises Stop if that fails."""
+    """Wait for the other processes, as long as PyTorch does. Raises Stop if that fails."""
     address = "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
     on_signals(signal.SIG_DFL)  # handlers of Python do not run while PyTorch waits
     log.info("process %d of %d waits for the others at %s", rank, processes, address)
@@ -733,7 +742,7 @@ def meet(rank: int, processes: int, device: torch.device) -> None:
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """Return the CPU, or this process's GPU."""
+    """Return the CPU or this process's GPU, set up."""
     name = args.device
     gpus = torch.cuda.device_count()
     require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), f"unknown --device {name}: see --help")
@@ -742,13 +751,13 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK") or 0)
     require(index < gpus, f"--device {name}: this machine has {gpus} CUDA devices")
     torch.cuda.set_device(index)
-    torch.set_float32_matmul_precision("highest")  # no TF32: it rounds float32 to 10 bits
+    torch.set_float32_matmul_precision("highest")  # no TF32, which rounds to 10 bits
     able = torch.cuda.get_device_capability(index) >= (8, 0)
     require(able or args.precision != "bf16", "--precision bf16: this GPU is too old for it")
     return torch.device("cuda", index)
 
 
-# ------------------------------------------------------------------------------ errors
+# ------------------------------------------------------------------------------ errors, signals
 HINTS = {  # more helpful than the error's own words; by name, as Google's are imported when needed
     "NotFound": "no such bucket or object",
     "Forbidden": "no permission: ask for the role Storage Object User on the bucket",
@@ -776,25 +785,42 @@ def require(fine: object, sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def explain(sentence: str, exit_code: int = 2, fine: Sequence[str] = ()) -> Iterator[None]:
-    """Turn any error of the block into a Stop: the sentence, and the reason in plain words.
+def explain(sentence: str, exit_code: int = 2, skip: Sequence[str] = ()) -> Iterator[None]:
+    """Turn any error of the block into a Stop: the sentence, and the reason.
 
-    Errors whose names are in `fine` are ignored. A lack of memory is left to `main`.
+    Errors whose names are in `skip` only end the block. A lack of memory is left to `main`.
     """
     try:
         yield
-    except (Stop, MemoryError):
-        raise
     except Exception as error:
+        if isinstance(error, Stop) or out_of_memory(error):
+            raise
         name = type(error).__name__
-        if name not in fine:
+        if name not in skip:
             reason = HINTS.get(name) or getattr(error, "strerror", None) or repr(error)[:200]
             raise Stop(f"{sentence}: {reason}", exit_code) from error
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Return whether numpy, PyTorch or CUDA got no memory."""
+    return isinstance(error, MemoryError) or "to allocate" in str(error)
+
+
+def on_signals(handler: Any) -> None:
+    """Let Ctrl-C and SIGTERM do this."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def interrupt(number: int, _: object) -> None:
+    """End the run, once: while the log is saved, signals are ignored."""
+    on_signals(signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
 # ------------------------------------------------------------------------------ storage
 GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
-ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")
+ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")  # names of errors
 
 
 def check_place(option: str, uri: str | None) -> None:
@@ -807,7 +833,7 @@ def check_place(option: str, uri: str | None) -> None:
     require(fine, f"--{option} {uri!r} must be a path, /gcs/BUCKET/... or gs://BUCKET/...")
 
 
-@functools.lru_cache
+@functools.cache
 def gcs_client() -> Any:
     """Log in to Cloud Storage; not imported where all files are local."""
     from google.cloud import storage
@@ -822,7 +848,7 @@ def access(
 
     Returns its content, or None where nothing is and that is fine. Raises Stop with a sentence.
     """
-    with explain(f"cannot {action} {uri}", fine=ABSENT if missing_ok else ()):
+    with explain(f"cannot {action} {uri}", skip=ABSENT if missing_ok else ()):
         if uri.startswith(GCS_MOUNT) and not os.path.isdir(GCS_MOUNT):
             uri = "gs://" + uri[len(GCS_MOUNT) :]  # not mounted here, but it is the same object
         if not uri.startswith("gs://"):
@@ -853,7 +879,7 @@ def access_file(action: str, path: Path, data: bytes) -> Any:
 
 
 def remove_results(folder: str) -> None:
-    """Remove what an earlier run left: first the file that says it is complete."""
+    """Remove an earlier run's files, but its log: first the one that says it is complete."""
     for name in ("metrics.json", "model.pt", "eval_history.csv"):
         access("remove", join(folder, name), missing_ok=True)
 
@@ -876,8 +902,8 @@ class RunLog(logging.Handler):
         self.saved_at = -math.inf
         logging.basicConfig(handlers=[self], format="%(message)s", level=logging.INFO, force=True)
         logging.captureWarnings(True)
-        log.setLevel(logging.DEBUG)  # the command line is kept, but not printed
-        warnings.simplefilter("ignore", FutureWarning)  # Google's, of an image's old Python
+        log.setLevel(logging.DEBUG)  # for the command line, which is kept and not printed
+        warnings.simplefilter("ignore", FutureWarning)  # Google's: an image's Python is old
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print and keep a line; now and then save all, for a job that is killed."""
@@ -897,8 +923,8 @@ class RunLog(logging.Handler):
                 self.save(wait=10)
 
     def save(self, wait: float = 20) -> bytes:
-        """Write training.log, and return its content."""
-        self.saved_at = time.monotonic()  # now: a warning while it is written comes back to emit
+        """Return the log, and write it if there is a `uri` to write it to."""
+        self.saved_at = time.monotonic()  # first: writing may log, and emit must not save again
         data = self.text.encode(errors="backslashreplace")
         if self.uri:
             access("write", self.uri, data, wait)
@@ -915,7 +941,7 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     run_log.uri = join(args.model_out, "training.log")
     check_settings(args)
     run_log.save()  # stops here if the folder cannot be written
-    remove_results(args.model_out)  # from here on, they must not look like this run's
+    remove_results(args.model_out)  # old results must not pass for this run's
     rank, processes = read_environment()
     gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
     launching = gpus > 1 and not os.environ.get("LOCAL_RANK")
@@ -935,7 +961,7 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
         fit(run, progress)
     if rank == 0:
         write_results(run, run_log)
-    if processes > 1 and device.type == "cuda":  # gloo, in PyTorch 2.13, can hang in this
+    if processes > 1 and device.type == "cuda":  # not gloo: it can hang (PyTorch 2.13)
         dist.destroy_process_group()
     return 0
 
@@ -955,7 +981,7 @@ def main(argv: Sequence[str]) -> int:
         log.error("interrupted")
         return 128 + int((error.args or [signal.SIGINT])[0])
     except Exception as error:
-        if isinstance(error, MemoryError) or "to allocate" in str(error):  # numpy, PyTorch, CUDA
+        if out_of_memory(error):
             needed = str(error)[:300] or "for a whole data file"
             log.error("not enough memory (%s): take a machine with more, or fewer rows", needed)
             return 2
@@ -965,18 +991,6 @@ def main(argv: Sequence[str]) -> int:
         on_signals(signal.SIG_IGN)
         with contextlib.suppress(Stop):
             run_log.save()
-
-
-def on_signals(handler: Any) -> None:
-    """Let Ctrl-C and SIGTERM do this."""
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
-
-
-def interrupt(number: int, _: object) -> None:
-    """End the run, once: while the log is saved, signals are ignored."""
-    on_signals(signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

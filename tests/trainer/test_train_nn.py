@@ -383,7 +383,7 @@ def test_mini_batches_use_every_row_once_in_a_new_order(local: Case) -> None:
 def follow(losses: list[float], patience: int, min_delta: float = 0.0) -> train_nn.EarlyStopping:
     stopping = train_nn.EarlyStopping(patience, min_delta)
     for epoch, loss in enumerate(losses, start=1):
-        stopping.is_best(epoch, loss)
+        stopping.note(epoch, loss)
         if stopping.should_stop():
             break
     return stopping
@@ -391,9 +391,9 @@ def follow(losses: list[float], patience: int, min_delta: float = 0.0) -> train_
 
 def test_best_and_stop_are_two_questions() -> None:
     stopping = train_nn.EarlyStopping(patience=2, min_delta=0.1)
-    assert stopping.is_best(1, 1.0) and not stopping.should_stop()
-    assert stopping.is_best(2, 0.95) and not stopping.should_stop()  # best, but little progress
-    assert stopping.is_best(3, 0.91) and stopping.should_stop()
+    assert stopping.note(1, 1.0) and not stopping.should_stop()
+    assert stopping.note(2, 0.95) and not stopping.should_stop()  # best, but little progress
+    assert stopping.note(3, 0.91) and stopping.should_stop()
     assert stopping.best_epoch == 3
 
 

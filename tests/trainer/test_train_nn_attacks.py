@@ -341,6 +341,15 @@ def test_a_checkpoint_that_can_be_read_but_not_used_is_refused(local: Case, kind
     assert local.place.list("run") == ["training.log"]
 
 
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(local: Case) -> None:
+    folder = local.place.uri("ck")
+    local.train_well(checkpoint_dir=folder)
+    load = "def load(*_, **__): raise RuntimeError('you tried to allocate 8 bytes')\n"
+    argv = local.argv(checkpoint_dir=folder)
+    result = local.trainers.run(*argv, before=f"{load}train_nn.torch.load = load")
+    assert "damaged" not in refused(result, "not enough memory", "8 bytes")
+
+
 def test_and_one_that_is_only_written_again_is_used(local: Case) -> None:
     folder = local.place.uri("ck")
     local.train_well(checkpoint_dir=folder)
