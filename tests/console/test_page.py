@@ -15,7 +15,7 @@ from test_job_faults import SPOT, custom_job, failure
 from test_jobs import make_job, run, wait_until
 
 from vertex_local.config import Root, ServerRecord
-from vertex_local.console import curve, logs
+from vertex_local.console import curve, files, logs
 from vertex_local.faults.store import Faults
 from vertex_local.server import daemon
 
@@ -106,7 +106,7 @@ def test_a_training_pipeline_leads_to_its_job(
     assert f"CustomTrainingJob.get('{job.resource_name}')" in text
 
 
-def test_a_run_shows_its_curve_and_files(page: Page, bucket: storage.Bucket) -> None:
+def test_a_run_shows_its_curve_and_files(page: Page, bucket: storage.Bucket, root: Root) -> None:
     folder = f"gs://{bucket.name}/run"
     history = (
         "epoch,train_loss,val_loss,val_accuracy,seconds\n1,0.9,0.8,0.5,0.1\n2,0.5,0.4,0.7,0.1\n"
@@ -118,6 +118,10 @@ def test_a_run_shows_its_curve_and_files(page: Page, bucket: storage.Bucket) -> 
     text = page.get(f"jobs/{job.name}")
     assert "<polyline" in text and "the lowest validation loss is 0.0000" in text
     assert "eval_history.csv" in text and "download" in text
+    assert "These are the first" not in text
+    for number in range(files.PAGE):
+        (root.buckets / bucket.name / "run" / f"{number}.txt").touch()
+    assert f"These are the first {files.PAGE}; the folder above" in page.get(f"jobs/{job.name}")
 
 
 def test_a_curve_of_half_a_file_is_that_of_its_whole_lines() -> None:

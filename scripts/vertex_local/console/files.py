@@ -84,14 +84,13 @@ def moment(resource: Mapping[str, object]) -> datetime:
     return datetime.fromisoformat(str(resource["updated"]).replace("Z", "+00:00"))
 
 
-def below(objects: Objects, uri: str) -> list[Entry]:
-    """Return the first `PAGE` objects of a run's folder; [] if there is no such bucket."""
+def below(objects: Objects, uri: str) -> Folder:
+    """Return the first objects of a run's folder; an empty page if there is no such bucket."""
     bucket, _, prefix = uri.removeprefix("gs://").partition("/")
     try:
-        found = folder(objects, bucket, f"{prefix}/" if prefix else "", delimiter="")
+        return folder(objects, bucket, f"{prefix}/" if prefix else "", delimiter="")
     except StorageError:
-        return []
-    return found.entries
+        return Folder([], [], "")
 
 
 def split(uri: str) -> tuple[str, str]:
