@@ -62,7 +62,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
-from posixpath import join  # pathlib would turn gs:// into gs:/
+from posixpath import join, normpath  # pathlib would turn gs:// into gs:/
 from typing import Any
 
 import numpy as np
@@ -276,7 +276,9 @@ class Adam:
         return {"moments": parameters_to_vector(self.means + self.squares), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        vector_to_parameters(state["moments"].to(self.steps), self.means + self.squares)
+        vector_to_parameters(
+            state["moments"].to(self.steps).contiguous(), self.means + self.squares
+        )
         self.steps.copy_(state["steps"])
 
 
@@ -453,8 +455,7 @@ def fit(run: Run, progress: Progress) -> None:
     args = run.args
     every = args.checkpoint_every
     saved_at = time.monotonic()
-    # Vertex AI sets AIP_CHECKPOINT_DIR in every job: unasked, save none at the end.
-    at_end = every or args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
+    at_end = asks_for_checkpoints(args)
     while len(run.history) < args.epochs and not run.stopping.should_stop():
         start = time.perf_counter()
         metrics, signalled = train_and_evaluate(run)
@@ -562,6 +563,8 @@ def verify(folder: str) -> int:
     uri = join(folder, "metrics.json")
     with explain(f"{uri} is damaged, or was not written by this script", exit_code=1):
         artifacts = dict(json.loads(access("read", uri))["artifacts"])
+        if "model.pt" not in artifacts:
+            raise ValueError("it lists no model.pt")
     changed = False
     for name, expected in artifacts.items():
         data = access("read", join(folder, name), missing_ok=True)
@@ -572,6 +575,12 @@ def verify(folder: str) -> int:
 
 
 # ------------------------------------------------------------------------------ checkpoints
+def asks_for_checkpoints(args: argparse.Namespace) -> bool:
+    """Return False if only Vertex AI names a folder, as in every job: then short runs save none."""
+    named = args.checkpoint_dir and args.checkpoint_dir != os.environ.get("AIP_CHECKPOINT_DIR")
+    return bool(named or args.checkpoint_every)
+
+
 def save_checkpoint(run: Run) -> None:
     """Save the state in place of the one before: at any moment, one of the two is there."""
     file = io.BytesIO()
@@ -579,13 +588,14 @@ def save_checkpoint(run: Run) -> None:
     access("write", join(run.args.checkpoint_dir, "checkpoint.pt"), file.getvalue(), wait=600)
 
 
-def layout(state: Any) -> Any:
+def layout(state: Any, key: str = "") -> Any:
     """Return a state with (dtype, shape) for each tensor. Raises ValueError unless it is finite."""
     if isinstance(state, dict):
-        return {name: layout(part) for name, part in state.items()}
+        return {name: layout(part, name) for name, part in state.items()}
     if not isinstance(state, Tensor):
         return state
-    if not torch.isfinite(state).all():
+    overflown = key == "moments" and not state.isnan().any()  # squares of large gradients
+    if not (overflown or state.isfinite().all()):
         raise ValueError("it holds NaN or infinite numbers")
     return state.dtype, state.shape
 
@@ -601,6 +611,8 @@ def load_checkpoint(run: Run) -> None:
         dist.broadcast_object_list(found)
     if found[0] is None:
         require(not args.resume, f"--resume: there is no checkpoint {uri}")
+        if run.rank == 0 and asks_for_checkpoints(args):
+            save_checkpoint(run)  # stops here if the folder cannot be written
         return
     other = "use another --checkpoint_dir"
     with explain(f"{uri} is damaged, or no checkpoint: remove it, or {other}"):
@@ -774,7 +786,7 @@ class Stop(Exception):
 
     def __init__(self, sentence: str, exit_code: int = 2) -> None:
         short = sentence if len(sentence) < 1000 else f"{sentence[:600]} ... {sentence[-300:]}"
-        super().__init__(short.replace("\n", " "))
+        super().__init__("".join(c if c.isprintable() else " " for c in short))
         self.exit_code = exit_code
 
 
@@ -801,7 +813,7 @@ def explain(sentence: str, exit_code: int = 2, skip: Sequence[str] = ()) -> Iter
             raise Stop(f"{sentence}: {reason}", exit_code) from error
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Return whether numpy, PyTorch or CUDA got no memory."""
     return isinstance(error, MemoryError) or "to allocate" in str(error)
 
@@ -814,12 +826,17 @@ def on_signals(handler: Any) -> None:
 
 def interrupt(number: int, _: object) -> None:
     """End the run, once: while the log is saved, signals are ignored."""
-    on_signals(signal.SIG_IGN)
+    on_signals(ignore)
     raise KeyboardInterrupt(number)
+
+
+def ignore(*_: object) -> None:
+    """Do nothing at a signal; with SIG_IGN, Python complains of a second one that is under way."""
 
 
 # ------------------------------------------------------------------------------ storage
 GCS_MOUNT = "/gcs/"  # where Vertex AI mounts all buckets
+RESULTS = ("metrics.json", "model.pt", "eval_history.csv", "training.log")
 ABSENT = ("NotFound", "FileNotFoundError", "NotADirectoryError")  # names of errors
 
 
@@ -828,9 +845,23 @@ def check_place(option: str, uri: str | None) -> None:
     if uri is None:
         return
     bucket = re.fullmatch("(gs://|/gcs/)[a-z0-9][a-z0-9._-]+[a-z0-9](/.*)?", uri)
-    mistyped = re.search("^/gcs(/|$)|[^/]{2,}:/|^(gs|gcs|s3):", uri.strip(), re.IGNORECASE)
-    fine = uri.isprintable() if bucket else uri.strip() and not mistyped
+    mistyped = "^/+gcs(/|$)|^[~${]|[^/]{2,}:/|^(gs|gcs|s3)(:|//)"  # ~ and $HOME: no shell was there
+    if bucket:
+        fine = uri.isprintable() and "/../" not in f"{uri}/"
+    else:
+        paths = uri.strip(), normpath(uri)
+        fine = paths[0] != "" and not any(
+            re.search(mistyped, path, re.IGNORECASE) for path in paths
+        )
     require(fine, f"--{option} {uri!r} must be a path, /gcs/BUCKET/... or gs://BUCKET/...")
+
+
+def check_model_out(args: argparse.Namespace) -> None:
+    """Refuse a wrong place for the results, and one where they would replace the data."""
+    check_place("model_out", args.model_out)
+    results = [normpath(join(args.model_out, name)) for name in RESULTS]
+    for uri in filter(None, (args.train, args.val)):
+        require(normpath(uri) not in results, f"{uri} would be replaced by a result: rename it")
 
 
 @functools.cache
@@ -880,7 +911,7 @@ def access_file(action: str, path: Path, data: bytes) -> Any:
 
 def remove_results(folder: str) -> None:
     """Remove an earlier run's files, but its log: first the one that says it is complete."""
-    for name in ("metrics.json", "model.pt", "eval_history.csv"):
+    for name in RESULTS[:-1]:
         access("remove", join(folder, name), missing_ok=True)
 
 
@@ -937,7 +968,7 @@ def run_command(args: argparse.Namespace, argv: Sequence[str], run_log: RunLog) 
     if args.verify is not None:
         check_place("verify", args.verify)
         return verify(args.verify)
-    check_place("model_out", args.model_out)
+    check_model_out(args)
     run_log.uri = join(args.model_out, "training.log")
     check_settings(args)
     run_log.save()  # stops here if the folder cannot be written
@@ -974,23 +1005,29 @@ def main(argv: Sequence[str]) -> int:
     on_signals(interrupt)
     try:
         return run_command(args, argv, run_log)
-    except Stop as error:
-        log.error("%s", error)
-        return error.exit_code
-    except KeyboardInterrupt as error:
-        log.error("interrupted")
-        return 128 + int((error.args or [signal.SIGINT])[0])
-    except Exception as error:
-        if out_of_memory(error):
-            needed = str(error)[:300] or "for a whole data file"
-            log.error("not enough memory (%s): take a machine with more, or fewer rows", needed)
-            return 2
-        log.exception("unexpected error")
-        return 1
+    except (Exception, KeyboardInterrupt) as error:
+        on_signals(ignore)
+        return report(error)
     finally:
-        on_signals(signal.SIG_IGN)
+        on_signals(ignore)
         with contextlib.suppress(Stop):
             run_log.save()
+
+
+def report(error: BaseException) -> int:
+    """Log what ended the run; return the exit code."""
+    if isinstance(error, Stop):
+        log.error("%s", error)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        log.error("interrupted")
+        return 128 + int((error.args or [signal.SIGINT])[0])
+    if out_of_memory(error):
+        needed = str(error)[:300] or "for a whole data file"
+        log.error("not enough memory (%s): take a machine with more, or fewer rows", needed)
+        return 2
+    log.error("unexpected error", exc_info=error)
+    return 1
 
 
 if __name__ == "__main__":

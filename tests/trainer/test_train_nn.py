@@ -59,7 +59,7 @@ def test_and_verify_fails_when_a_file_changed_or_is_gone(case: Case) -> None:
     result = case.trainers.run("--verify", case.place.uri("run"), **case.place.env)
     assert result.code == 1
     assert "[FAIL] model.pt" in result.out and "[FAIL] eval_history.csv" in result.out
-    for damaged in (b"{", b"[]", b'{"artifacts": 3}'):
+    for damaged in (b"{", b"[]", b'{"artifacts": 3}', b'{"artifacts": {}}'):
         case.place.write("run/metrics.json", damaged)
         result = case.trainers.run("--verify", case.place.uri("run"), **case.place.env)
         assert result.code == 1

@@ -40,7 +40,9 @@ NO_PLACES += [
     " ",
 ]
 NO_PLACES += ["/gcs", "/gcs/", "/gcs//run", "gs://$BUCKET/run", "gs://{BUCKET}/run", "gs://B/run"]
-NO_PLACES += ["gs://bucket/\udcff", "a/gs://bucket/run"]
+NO_PLACES += ["gs://bucket/\udcff", "a/gs://bucket/run", "gs//bucket/run", "gcs//bucket/run"]
+NO_PLACES += ["~/run", "$HOME/run", "${HOME}/run", "{{out}}/run"]  # no shell has read them
+NO_PLACES += ["//gcs/bucket/run", "/./gcs/bucket/run", "/tmp/../gcs/bucket", "/gcs/bucket/../etc"]
 
 
 @pytest.mark.parametrize("place", NO_PLACES)
@@ -64,7 +66,9 @@ def test_an_empty_bucket_variable_of_vertex_is_refused(local: Case, tmp_path: Pa
     assert local.trainers.run(*argv, cwd=tmp_path, AIP_MODEL_DIR="").code == 0  # not set
 
 
-@pytest.mark.parametrize("name", ["with space", "run:1", "2026-11-26T10:00:00", "\u51fa\u529b"])
+@pytest.mark.parametrize(
+    "name", ["with space", "run:1", "2026-11-26T10:00:00", "gcs", "a$b~", "\u51fa\u529b"]
+)
 def test_but_any_folder_is_a_place(local: Case, name: str) -> None:
     local.train_well(out=f"{name}/run")
     assert local.place.list(f"{name}/run") == RESULTS
@@ -283,6 +287,23 @@ def test_data_that_does_not_fit_into_memory(local: Case) -> None:
     refused(result, "not enough memory", "TiB", "fewer rows")
 
 
+@pytest.mark.parametrize("name", RESULTS)
+def test_data_in_the_place_of_a_result_are_refused_and_kept(local: Case, name: str) -> None:
+    data = npz(arrays("train", 300))
+    train = local.place.write(f"run/{name}", data)
+    result = local.run(train=train)
+    assert result.code == 2 and f"{train} would be replaced by a result" in result.err
+    assert local.place.read(f"run/{name}") == data
+
+
+def test_a_name_that_would_change_the_terminal_is_printed_without_that(local: Case) -> None:
+    names = np.array(["\r\x1b[31mred", *"bcdefg"])
+    x = arrays("train", 30)["X_train"]
+    x[0, 0] = np.nan
+    data = npz(arrays("train", 30, X_train=x, feature_names=names))
+    assert refused(local.run(train=local.place.write("bad.npz", data)), "[31mred").isprintable()
+
+
 # ------------------------------------------------------------------------------ checkpoints
 
 
@@ -348,6 +369,40 @@ def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(local:
     argv = local.argv(checkpoint_dir=folder)
     result = local.trainers.run(*argv, before=f"{load}train_nn.torch.load = load")
     assert "damaged" not in refused(result, "not enough memory", "8 bytes")
+
+
+def test_a_checkpoint_of_large_gradients_is_used(local: Case) -> None:
+    """Adam squares them: above 1e19, the squares are infinite, and the steps are 0."""
+    x = arrays("train", 300)["X_train"] * 1e22
+    train = local.place.write("large.npz", npz(arrays("train", 300, X_train=x)))
+    folder = local.place.uri("ck")
+    local.train_well(train=train, checkpoint_dir=folder)
+    state = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
+    assert state["optimizer"]["moments"].isinf().any()
+    local.train_well("--resume", train=train, checkpoint_dir=folder, epochs=9)
+
+
+def test_a_checkpoint_that_is_stored_with_gaps_is_used_as_it_is(local: Case) -> None:
+    folder = local.place.uri("ck")
+    local.train_well(checkpoint_dir=folder)
+    path = Path(folder) / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    moments = state["optimizer"]["moments"]
+    state["optimizer"]["moments"] = torch.stack([moments, moments], 1)[:, 0]
+    torch.save(state, path)
+    local.train_well("--resume", checkpoint_dir=folder, epochs=9)
+    local.train_well(out="straight", epochs=9)
+    assert local.weights() == local.weights("straight")
+
+
+def test_a_folder_for_checkpoints_that_cannot_be_written_is_refused_before_the_training(
+    case: Case,
+) -> None:
+    case.place.write("file", b"")
+    wrong = "gs://no-such-bucket/ck" if "gs:" in case.place.uri("") else case.place.uri("file/ck")
+    result = case.run(checkpoint_dir=wrong, checkpoint_every=100)
+    refused(result, f"cannot write {wrong}/checkpoint.pt")
+    assert "epoch 1/" not in result.out and case.place.list("run") == ["training.log"]
 
 
 def test_and_one_that_is_only_written_again_is_used(local: Case) -> None:
