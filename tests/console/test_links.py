@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import requests
 from google.cloud import storage
-from test_job_faults import custom_job
+from test_jobs import custom_job
 
 from vertex_local import cli
 from vertex_local.config import Root, ServerRecord

@@ -11,8 +11,8 @@ import pytest
 import requests
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
-from test_job_faults import SPOT, custom_job, failure
-from test_jobs import make_job, run, wait_until
+from test_job_faults import SPOT, failure
+from test_jobs import custom_job, make_job, run, wait_until
 
 from vertex_local.config import Root, ServerRecord
 from vertex_local.console import curve, files, logs

@@ -13,7 +13,8 @@ import browser
 import pytest
 from browser import Browser
 from google.cloud import storage
-from test_job_faults import SPOT, custom_job, failure
+from test_job_faults import SPOT, failure
+from test_jobs import custom_job
 from test_searches import LOSS
 from test_searches import search as small_search
 

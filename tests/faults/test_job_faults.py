@@ -12,7 +12,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from google.cloud.aiplatform_v1.types import CustomJob
-from test_jobs import GPU_IMAGE, IMAGE, make_job, run, wait_until
+from test_jobs import custom_job, make_job, run, wait_until
 
 from vertex_local.config import PROJECT, Root
 from vertex_local.faults.store import Faults
@@ -25,19 +25,6 @@ STOCKOUT = (
     "different accelerator."
 )
 CALL = "import time; print('attempt', flush=True); "
-
-
-def custom_job(
-    bucket: storage.Bucket, code: str, machine: dict[str, object] | None = None, workers: int = 0
-) -> aiplatform.CustomJob:
-    """Return a job that runs this Python on its replicas."""
-    container = {"image_uri": GPU_IMAGE if machine else IMAGE, "command": ["python3", "-c", code]}
-    spec = dict(machine or {"machine_type": "n1-standard-4"})
-    if "accelerator_type" in spec:
-        spec["accelerator_count"] = 1
-    pool = {"machine_spec": spec, "replica_count": 1, "container_spec": container}
-    pools = [pool, {**pool, "replica_count": workers}] if workers else [pool]
-    return aiplatform.CustomJob("a test", pools, staging_bucket=f"gs://{bucket.name}")
 
 
 def failure(job: aiplatform.CustomJob, **options: object) -> tuple[int, str]:

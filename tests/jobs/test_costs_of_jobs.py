@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from google.cloud import storage
-from test_job_faults import custom_job
-from test_jobs import backing_job, make_job, run
+from test_jobs import backing_job, custom_job, make_job, run
 
 from vertex_local import costs
 from vertex_local.cli import report

@@ -53,15 +53,25 @@ def run(job: aiplatform.CustomTrainingJob, **options: object) -> None:
     job.run(**{"replica_count": 1, "machine_type": "n1-standard-4", "sync": True} | options)
 
 
+def custom_job(
+    bucket: storage.Bucket, code: str, machine: dict[str, object] | None = None, workers: int = 0
+) -> aiplatform.CustomJob:
+    """Return a job that runs this Python on its replicas."""
+    container = {"image_uri": GPU_IMAGE if machine else IMAGE, "command": ["python3", "-c", code]}
+    spec = dict(machine or {"machine_type": "n1-standard-4"})
+    if "accelerator_type" in spec:
+        spec["accelerator_count"] = 1
+    pool = {"machine_spec": spec, "replica_count": 1, "container_spec": container}
+    pools = [pool, {**pool, "replica_count": workers}] if workers else [pool]
+    return aiplatform.CustomJob("a test", pools, staging_bucket=f"gs://{bucket.name}")
+
+
 def submit(bucket: storage.Bucket, text: str, **options: object) -> aiplatform.CustomJob:
     """Start a job that runs this Python text, and ask nothing about it yet.
 
     It has no package: packing one, as `make_job` does, takes setuptools a second.
     """
-    container = {"image_uri": IMAGE, "command": ["python3", "-c", text]}
-    machine = {"machine_type": "n1-standard-4"}
-    pool = {"machine_spec": machine, "replica_count": 1, "container_spec": container}
-    job = aiplatform.CustomJob("a test", [pool], staging_bucket=f"gs://{bucket.name}")
+    job = custom_job(bucket, text)
     job.submit(**options)
     return job
 

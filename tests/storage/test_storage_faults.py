@@ -7,7 +7,8 @@ import time
 import pytest
 from google.api_core import exceptions
 from google.cloud import storage
-from test_job_faults import custom_job, failure, printed
+from test_job_faults import failure, printed
+from test_jobs import custom_job
 
 from vertex_local.config import Root
 from vertex_local.faults.store import Fault, Faults

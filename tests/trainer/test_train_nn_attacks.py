@@ -198,10 +198,6 @@ def test_a_terminal_that_does_not_know_a_letter(local: Case) -> None:
 
 # ------------------------------------------------------------------------------ signals
 
-INTERRUPTED = (
-    "class Slow:\n    def __init__(self, *_): print('asked', flush=True), time.sleep(60)\n"
-)
-
 
 def test_ctrl_c_three_times_ends_with_a_line_and_the_log(local: Case) -> None:
     running = local.start(epochs=1_000_000)
